@@ -1,0 +1,571 @@
+"""The records of the protocol: one schema for the app hop and the peer hop.
+
+A **batch** is ``[counter, [record, …]]`` in MessagePack; a **record** is ``[tag, field, …]``. Everything that
+crosses a socket is a batch. On the app hop a batch is framed by its length (``u32``, little-endian) on a Unix
+stream socket; on the peer hop it is one ZeroMQ message. The counter starts at 0 on each connection and rises by
+one; a gap closes the connection.
+
+Bounds written here are constants of the protocol, checked in C while decoding. Configured limits are smaller and
+are answered record by record. A new field goes last, with a default; trailing fields that a decoder does not know
+are skipped. A new record gets a new tag and the minor version it came with (``SINCE``), and is sent only to those
+who agreed on that minor.
+
+Three parties share these records: the calling **app**, the **agents** of the caller and of the server, and the
+serving **app**. A `Request` goes caller → its agent → server's agent → serving app, and one of `Reply`,
+`Failure` or `Settled` comes back the same way. Both agents fill in what the sender cannot be trusted with.
+
+Times are remaining milliseconds; clocks are never compared. Identity is ``(node, session, seq)`` of the caller.
+"""
+
+import enum
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mesh.errors import ProtocolError
+
+__all__ = [
+    "BODY_INLINE_MAX",
+    "FRAME_BYTES_MAX",
+    "PROTOCOL_MINOR",
+    "SINCE",
+    "TIMEOUT_MS_MAX",
+    "Accepted",
+    "Answer",
+    "AppHello",
+    "AppWelcome",
+    "Ask",
+    "Batch",
+    "Cancel",
+    "Chunk",
+    "ChunkAck",
+    "Credit",
+    "Failure",
+    "Flag",
+    "Floor",
+    "FloorAsk",
+    "GiveBack",
+    "Goodbye",
+    "Hello",
+    "Keep",
+    "Kind",
+    "Ping",
+    "Pong",
+    "Query",
+    "Reach",
+    "Receipt",
+    "Record",
+    "Refuse",
+    "RefuseReason",
+    "Reply",
+    "Report",
+    "Request",
+    "Serve",
+    "Serving",
+    "Settled",
+    "Status",
+    "Targets",
+    "Unserve",
+    "Verdict",
+    "Welcome",
+    "decode",
+    "encode",
+    "encode_split",
+    "weight",
+]
+
+PROTOCOL_MINOR = 0
+"""The newest minor version of major version 1 that this code speaks."""
+
+BODY_INLINE_MAX = 1 << 20
+"""Bytes of body in one record; larger bodies travel as chunks."""
+
+FRAME_BYTES_MAX = 16 << 20
+"""Bytes of one batch; a longer frame closes the connection."""
+
+RECORDS_MAX = 16_384
+"""Records in one batch."""
+
+TIMEOUT_MS_MAX = 366 * 86_400_000
+"""The longest remaining time that can be written: a cast's ``ttl_s`` may be long, a call's is capped lower."""
+
+U63 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+U16 = Annotated[int, Meta(ge=0, le=(1 << 16) - 1)]
+Millis = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
+Node = Annotated[str, Meta(max_length=128)]
+Name = Annotated[str, Meta(max_length=255)]
+Text = Annotated[str, Meta(max_length=16_384)]
+Host = Annotated[str, Meta(max_length=255)]
+Body = Annotated[bytes, Meta(max_length=BODY_INLINE_MAX)]
+Blob = Annotated[bytes, Meta(max_length=65_536)]
+Headers = Annotated[dict[Annotated[str, Meta(max_length=256)], Text], Meta(max_length=64)]
+Ranges = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
+Ids = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
+
+
+class Kind(enum.IntEnum):
+    """What a request wants: one reply, one delivery, or a delivery to every instance."""
+
+    CALL = 0
+    CAST = 1
+    FANOUT = 2
+
+
+class Flag(enum.IntFlag):
+    """Options of a request, as bits of ``Request.flags``."""
+
+    IDEMPOTENT = 1
+    WAIT = 2
+    CONFIRM = 4
+    DURABLE = 8
+    ONCE = 16
+
+
+class Status(enum.IntEnum):
+    """How a message ended, when not with a reply. The vocabulary is closed and never merged."""
+
+    REMOTE_ERROR = 1
+    UNROUTABLE = 2
+    OVERLOADED = 3
+    EXPIRED = 4
+    INDETERMINATE = 5
+    REJECTED = 6
+    AGENT_UNAVAILABLE = 7
+    CANCELLED = 8
+
+
+class RefuseReason(enum.IntEnum):
+    """Why a connection was refused at its HELLO."""
+
+    PROTOCOL = 1
+    FLEET = 2
+    NOT_ME = 3
+    STALE_INCARNATION = 4
+    DUPLICATE_NODE = 5
+    BUSY = 6
+    DRAINING = 7
+    SECURITY = 8
+    STALE_CONNECTION = 9
+    MALFORMED = 10
+
+
+class Verdict(enum.IntEnum):
+    """What the serving side knows of an id it was asked about."""
+
+    NEVER = 0
+    RUNNING = 1
+    LOST = 2
+
+
+class _Wire(Struct, array_like=True, gc=False):
+    """The form of every record: an array whose first element is the tag."""
+
+
+class Hello(_Wire, tag=1):
+    """Dialler → accepter, first on a link. ``meant`` is the node the dialler expects to find there."""
+
+    protocol_min: U16
+    protocol_max: U16
+    fleet: Name
+    node: Node
+    incarnation: U63
+    link_no: U63
+    meant: Node
+    host: Host
+    port: U16
+    heartbeat_ms: Millis
+    dead_after_ms: Millis
+    body_bytes_max: U63
+    chunk_bytes: U32
+    chunks_in_flight: U16
+    credit_records: U32
+    credit_bytes: U63
+    persistent: bool = False
+    draining: bool = False
+    certificate: Blob = b""
+
+
+class Welcome(_Wire, tag=2):
+    """Accepter → dialler, the only answer to HELLO but REFUSE. ``protocol`` is the minor that was agreed."""
+
+    protocol: U16
+    fleet: Name
+    node: Node
+    incarnation: U63
+    link_no: U63
+    heartbeat_ms: Millis
+    dead_after_ms: Millis
+    body_bytes_max: U63
+    chunk_bytes: U32
+    chunks_in_flight: U16
+    credit_records: U32
+    credit_bytes: U63
+    draining: bool = False
+    certificate: Blob = b""
+
+
+class Refuse(_Wire, tag=3):
+    """Either end, instead of a welcome; the connection closes. ``greater`` is the incarnation to exceed."""
+
+    reason: U16
+    text: Text
+    greater: U63 = 0
+    retry_after_ms: Millis = 0
+
+
+class Ping(_Wire, tag=4):
+    """Either end; answered by PONG with the same stamp, which means something only to the sender."""
+
+    stamp: U63
+
+
+class Pong(_Wire, tag=5):
+    """The answer to PING."""
+
+    stamp: U63
+
+
+class Keep(_Wire, tag=6):
+    """Peer hop: whether the sender wants this link persistent. A link is persistent while either end does."""
+
+    persistent: bool
+
+
+class Goodbye(_Wire, tag=7):
+    """Either end: I start nothing new here. Each end says it once; the link closes when both did and nothing is open."""
+
+    reason: Text = ""
+
+
+class Credit(_Wire, tag=8):
+    """How many requests, and bytes of their bodies, the receiver may send in all since this connection's welcome."""
+
+    records: U63
+    bytes: U63
+
+
+class AppHello(_Wire, tag=16):
+    """App → agent, first. ``session`` survives reconnects; ``connection`` rises with each of them, the greatest wins."""
+
+    protocol_min: U16
+    protocol_max: U16
+    session: U63
+    connection: U63
+    app: Name
+    namespace: Name = ""
+    fleet: Name = ""
+    token: Blob = b""
+
+
+class AppWelcome(_Wire, tag=17):
+    """Agent → app. An app keeps its unsettled records within the two ``outstanding`` limits."""
+
+    protocol: U16
+    fleet: Name
+    node: Node
+    incarnation: U63
+    heartbeat_ms: Millis
+    body_bytes_max: U63
+    chunk_bytes: U32
+    chunks_in_flight: U16
+    outstanding_records: U32
+    outstanding_bytes: U63
+    session_window: U32
+    call_timeout_ms_max: Millis
+    resume_grace_ms: Millis
+    draining: bool = False
+
+
+class Serve(_Wire, tag=18):
+    """App → agent: requests for this topic may come. ``workers`` bounds the calls it is handed at once, ``prefetch``
+    the repeatable work (casts, idempotent calls). Said again with other numbers it replaces the first."""
+
+    topic: Name
+    server: Name
+    workers: U32 = 1
+    prefetch: U32 = 256
+
+
+class Serving(_Wire, tag=19):
+    """Agent → app: the answer to SERVE (``ok``) or why not; and to UNSERVE, when nothing of it is left (not ``ok``)."""
+
+    topic: Name
+    server: Name
+    ok: bool
+    text: Text = ""
+
+
+class Unserve(_Wire, tag=20):
+    """App → agent: hand me nothing more of this topic; what I hold I finish."""
+
+    topic: Name
+    server: Name
+
+
+class Reach(_Wire, tag=21):
+    """Agent → app, before the first record of the app goes to ``node``; replayed by the app to a new agent."""
+
+    node: Node
+    incarnation: U63
+
+
+class Request(_Wire, tag=32):
+    """A call, a cast or a fan-out.
+
+    From an app ``node``, ``session`` and ``namespace`` are empty: its agent fills them in. ``target`` is the serving
+    session that the caller's agent chose (0 in a fan-out: every instance of the node). ``floor``: every seq of this
+    session below it is settled. ``size`` above zero says that the body follows as chunks of ``stream``.
+    ``dispatch`` counts how often the caller's agent has sent it; the rest of the record does not change on a resend.
+    """
+
+    kind: Annotated[int, Meta(ge=0, le=2)]
+    seq: U63
+    topic: Name
+    server: Name
+    timeout_ms: Millis
+    body: Body
+    flags: U16 = 0
+    floor: U63 = 0
+    headers: Headers | None = None
+    size: U63 = 0
+    stream: U63 = 0
+    node: Node = ""
+    session: U63 = 0
+    namespace: Name = ""
+    target: U63 = 0
+    dispatch: U32 = 0
+
+
+class Reply(_Wire, tag=33):
+    """The handler of a call ended well. It carries where it goes, so no agent on the way needs memory to route it."""
+
+    node: Node
+    session: U63
+    seq: U63
+    body: Body
+    headers: Headers | None = None
+    size: U63 = 0
+    stream: U63 = 0
+
+
+class Failure(_Wire, tag=34):
+    """Any other end of a call or cast. ``limit`` names the option reached; ``error_type`` the remote exception's class."""
+
+    node: Node
+    session: U63
+    seq: U63
+    status: Annotated[int, Meta(ge=1, le=8)]
+    text: Text
+    where: Node = ""
+    limit: Name = ""
+    error_type: Name = ""
+    traceback: Text = ""
+    retry_after_ms: Millis = 0
+
+
+class Accepted(_Wire, tag=35):
+    """Agent → app: it holds these casts and fan-outs (ranges of seq, both ends included)."""
+
+    ranges: Ranges
+
+
+class Settled(_Wire, tag=36):
+    """Casts whose handler ended, as ranges of seq of one session: serving app → … → calling app, once a turn."""
+
+    node: Node
+    session: U63
+    ranges: Ranges
+    failed: U32 = 0
+
+
+class Cancel(_Wire, tag=37):
+    """The caller gave this message up: forget it if it has not begun, tell the handler if it has."""
+
+    node: Node
+    session: U63
+    seq: U63
+
+
+class GiveBack(_Wire, tag=38):
+    """Serving side → caller's agent: this dispatch was not run and is forgotten here; place it elsewhere or fail it."""
+
+    node: Node
+    session: U63
+    seq: U63
+    dispatch: U32
+    status: Annotated[int, Meta(ge=1, le=8)]
+    text: Text
+    limit: Name = ""
+    retry_after_ms: Millis = 0
+
+
+class Ask(_Wire, tag=39):
+    """Caller's agent → serving side: what became of these ``(session, seq)`` that went to ``target``? The nonce
+    ``(incarnation, number)`` is echoed; only the answer to the latest question counts."""
+
+    incarnation: U63
+    number: U63
+    target: U63
+    ids: Ids
+
+
+class Answer(_Wire, tag=40):
+    """The answer to ASK: one verdict for each id, in its order."""
+
+    incarnation: U63
+    number: U63
+    target: U63
+    ids: Ids
+    verdicts: Annotated[list[U16], Meta(max_length=4_096)]
+
+
+class Floor(_Wire, tag=41):
+    """All seqs of the session below ``floor`` are settled, and those in ``settled`` above it."""
+
+    node: Node
+    session: U63
+    floor: U63
+    settled: Ranges
+
+
+class FloorAsk(_Wire, tag=42):
+    """Holder → the session's agent → its app: nothing was heard of your floor for a while; say it."""
+
+    node: Node
+    session: U63
+
+
+class Chunk(_Wire, tag=43):
+    """A piece of the body that a REQUEST or REPLY announced under ``stream`` on this connection; ``number`` counts from 0."""
+
+    stream: U63
+    number: U32
+    body: Body
+
+
+class ChunkAck(_Wire, tag=44):
+    """``count`` chunks of the stream have arrived. ``abort`` says that the receiver wants no more of it."""
+
+    stream: U63
+    count: U32
+    abort: bool = False
+
+
+class Targets(_Wire, tag=45):
+    """Agent → app, before a fan-out is sent: the nodes it goes to."""
+
+    seq: U63
+    nodes: Annotated[list[tuple[Node, U32]], Meta(max_length=16_384)]
+
+
+class Receipt(_Wire, tag=46):
+    """What became of a fan-out: how many instances were asked, and how many finished, failed, or are unknown."""
+
+    node: Node
+    session: U63
+    seq: U63
+    asked: U32
+    finished: U32
+    failed: U32
+    unknown: U32
+
+
+class Query(_Wire, tag=48):
+    """App → agent: ask it about itself (``status``, ``links``, ``topics`` …)."""
+
+    seq: U63
+    what: Name
+    arguments: Headers | None = None
+
+
+class Report(_Wire, tag=49):
+    """The answer to QUERY, as JSON; ``ok`` False makes it the text of an error."""
+
+    seq: U63
+    ok: bool
+    body: Body
+
+
+Record = (
+    Hello
+    | Welcome
+    | Refuse
+    | Ping
+    | Pong
+    | Keep
+    | Goodbye
+    | Credit
+    | AppHello
+    | AppWelcome
+    | Serve
+    | Serving
+    | Unserve
+    | Reach
+    | Request
+    | Reply
+    | Failure
+    | Accepted
+    | Settled
+    | Cancel
+    | GiveBack
+    | Ask
+    | Answer
+    | Floor
+    | FloorAsk
+    | Chunk
+    | ChunkAck
+    | Targets
+    | Receipt
+    | Query
+    | Report
+)
+
+SINCE: dict[type, int] = {}
+"""Records that came after minor 0, and the minor they came with."""
+
+
+class Batch(Struct, array_like=True, gc=False):
+    """What crosses a socket at once."""
+
+    counter: U63
+    records: Annotated[list[Record], Meta(max_length=RECORDS_MAX)]
+
+
+_decoder = msgspec.msgpack.Decoder(Batch)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def decode(data: bytes | bytearray | memoryview) -> Batch:
+    """Decode one batch; raises ProtocolError that names the field, for any bytes that are not one."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"not a batch: {error}") from None
+
+
+def encode(counter: int, records: Sequence[Record], minor: int = PROTOCOL_MINOR) -> bytes:
+    """Encode one batch, leaving out records that the agreed ``minor`` does not know."""
+    if minor < PROTOCOL_MINOR:
+        records = [record for record in records if SINCE.get(type(record), 0) <= minor]
+    return _encoder.encode((counter, records))
+
+
+def encode_split(
+    counter: int, records: Sequence[Record], minor: int = PROTOCOL_MINOR, frame_bytes_max: int = FRAME_BYTES_MAX
+) -> list[bytes]:
+    """Encode records as consecutive batches, from ``counter`` on, each within the bounds of a frame."""
+    if len(records) <= RECORDS_MAX:
+        data = encode(counter, records, minor)
+        if len(data) <= frame_bytes_max or len(records) == 1:
+            return [data]
+    middle = len(records) // 2
+    head = encode_split(counter, records[:middle], minor, frame_bytes_max)
+    return head + encode_split(counter + len(head), records[middle:], minor, frame_bytes_max)
+
+
+def weight(record: Request | Reply) -> int:
+    """Return the bytes that a record is charged for: its body, and a constant for the rest."""
+    return (record.size or len(record.body)) + 128
