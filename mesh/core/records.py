@@ -115,13 +115,14 @@ class Kind(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """Options of a request, as bits of ``Request.flags``."""
+    """Options of a request, as bits of ``Request.flags``. RESUMED: the app gave it to an earlier connection already."""
 
     IDEMPOTENT = 1
     WAIT = 2
     CONFIRM = 4
     DURABLE = 8
     ONCE = 16
+    RESUMED = 32
 
 
 class Status(enum.IntEnum):
@@ -403,18 +404,24 @@ class GiveBack(_Wire, tag=38):
 
 
 class Ask(_Wire, tag=39):
-    """Caller's agent → serving side: what became of these ``(session, seq)`` that went to ``target``? The nonce
-    ``(incarnation, number)`` is echoed; only the answer to the latest question counts."""
+    """Caller's agent (``node``) → serving side: what became of these ``(session, seq)`` that went to ``target``?
 
+    ``reached`` is the incarnation of the serving agent that they were sent to. The nonce ``(incarnation, number)``
+    is echoed; only the answer to the latest question counts. An agent of a later incarnation hands it to the app.
+    """
+
+    node: Node
     incarnation: U63
     number: U63
     target: U63
+    reached: U63
     ids: Ids
 
 
 class Answer(_Wire, tag=40):
-    """The answer to ASK: one verdict for each id, in its order."""
+    """The answer to ASK, to ``node``: one verdict for each id, in its order."""
 
+    node: Node
     incarnation: U63
     number: U63
     target: U63
@@ -566,6 +573,9 @@ def encode_split(
     return head + encode_split(counter + len(head), records[middle:], minor, frame_bytes_max)
 
 
-def weight(record: Request | Reply) -> int:
-    """Return the bytes that a record is charged for: its body, and a constant for the rest."""
-    return (record.size or len(record.body)) + 128
+def weight(request: Request, chunk_bytes: int) -> int:
+    """Return the bytes a request is charged against a window: its body, one chunk at most, and 128 for the rest.
+
+    A body in chunks is bounded by the chunks in flight, so only its first one counts here.
+    """
+    return min(len(request.body), chunk_bytes) + 128

@@ -1,0 +1,113 @@
+"""Large bodies in pieces, so that a heartbeat never waits behind more than a few of them.
+
+The sender announces a body in its record (``size``, ``stream``, an empty ``body``) and sends `Chunk` records, at
+most ``chunks_in_flight`` unacknowledged per connection over all its streams, taking the streams in turn. The
+receiver acknowledges each chunk and hands on the record, its body whole, after the last. Both ends of both hops
+use this one machine, one for each connection; with the connection it is gone.
+"""
+
+from msgspec import Struct, field, structs
+
+from mesh.core.records import Chunk, ChunkAck, Reply, Request
+from mesh.errors import ProtocolError
+
+__all__ = ["Chunker", "Incoming", "Outgoing"]
+
+STREAMS_MAX = 1_024
+"""Streams that may come in at once on one connection."""
+
+
+class Outgoing(Struct):
+    """A body being sent: ``sent`` chunks have left, ``acked`` have arrived."""
+
+    body: bytes
+    sent: int = 0
+    acked: int = 0
+
+
+class Incoming(Struct):
+    """A body being received: the record that announced it, and the pieces so far."""
+
+    record: Request | Reply
+    parts: list[bytes] = field(default_factory=list)
+    received: int = 0
+
+
+class Chunker(Struct):
+    """The streams of one connection, both ways. ``chunk_bytes`` and ``in_flight_max`` are what the peer agreed to."""
+
+    chunk_bytes: int = 256 << 10
+    in_flight_max: int = 2
+    body_bytes_max: int = 64 << 20
+    next_stream: int = 1
+    outgoing: dict[int, Outgoing] = field(default_factory=dict)
+    incoming: dict[int, Incoming] = field(default_factory=dict)
+
+    def split(self, record: Request | Reply) -> tuple[Request | Reply, list[Chunk]]:
+        """Return the announcement of a record whose body is large, and the chunks that may leave now."""
+        stream = self.next_stream
+        self.next_stream += 1
+        self.outgoing[stream] = Outgoing(record.body)
+        return structs.replace(record, body=b"", size=len(record.body), stream=stream), self.more()
+
+    def more(self) -> list[Chunk]:
+        """Return the chunks that may leave now, one of each stream in turn."""
+        chunks: list[Chunk] = []
+        room = self.in_flight_max - sum(out.sent - out.acked for out in self.outgoing.values())
+        while room > 0:
+            waiting = [(out.sent, stream) for stream, out in self.outgoing.items() if self._left(out)]
+            if not waiting:
+                break
+            number, stream = min(waiting)
+            out = self.outgoing[stream]
+            start = number * self.chunk_bytes
+            chunks.append(Chunk(stream, number, out.body[start : start + self.chunk_bytes]))
+            out.sent += 1
+            room -= 1
+        return chunks
+
+    def _left(self, out: Outgoing) -> bool:
+        return out.sent * self.chunk_bytes < len(out.body)
+
+    def acked(self, ack: ChunkAck) -> list[Chunk]:
+        """Take an acknowledgement; return the chunks that may leave now. One for a finished stream means nothing."""
+        out = self.outgoing.get(ack.stream)
+        if out is None:
+            return []
+        if ack.count > out.sent:
+            raise ProtocolError(f"{ack.count} chunks of stream {ack.stream} were acknowledged, {out.sent} were sent")
+        out.acked = max(out.acked, ack.count)
+        if ack.abort or (out.acked == out.sent and not self._left(out)):
+            del self.outgoing[ack.stream]
+        return self.more()
+
+    def announced(self, record: Request | Reply) -> bool:
+        """Take a record that announces a body; False: it is over the limit, its chunks will be refused."""
+        if record.stream in self.incoming or len(self.incoming) >= STREAMS_MAX:
+            raise ProtocolError(f"stream {record.stream} is open already, or more than {STREAMS_MAX} are")
+        if record.size > self.body_bytes_max:
+            return False
+        self.incoming[record.stream] = Incoming(record)
+        return True
+
+    def chunk(self, chunk: Chunk) -> tuple[Request | Reply | None, ChunkAck]:
+        """Take a chunk; return the record if that was its last, and the acknowledgement to send."""
+        entry = self.incoming.get(chunk.stream)
+        if entry is None:
+            return None, ChunkAck(chunk.stream, chunk.number + 1, abort=True)
+        if chunk.number != len(entry.parts) or not chunk.body:
+            raise ProtocolError(f"chunk {chunk.number} of stream {chunk.stream} came where {len(entry.parts)} was due")
+        entry.parts.append(chunk.body)
+        entry.received += len(chunk.body)
+        if entry.received > entry.record.size:
+            raise ProtocolError(f"stream {chunk.stream} brought more than the {entry.record.size} bytes it announced")
+        ack = ChunkAck(chunk.stream, len(entry.parts))
+        if entry.received < entry.record.size:
+            return None, ack
+        del self.incoming[chunk.stream]
+        whole = structs.replace(entry.record, body=b"".join(entry.parts), size=0, stream=0)
+        return whole, ack
+
+    def forget(self, stream: int) -> None:
+        """The receiver no longer wants what it was announced under ``stream``; its chunks will be refused."""
+        self.incoming.pop(stream, None)

@@ -1,0 +1,205 @@
+"""Who serves what: snapshots of the matchmaker merged with what this node knows better.
+
+The matchmaker finds, and may be stale. This node knows better about its own apps (they are here), about instances
+that gave work back (gone or full, for a while), and about the past: an instance that vanished without having said
+that it drains is **absent**, not gone, for ``absent_grace_s``, so a service may restart without losing its mail.
+
+A snapshot without any instance, after one with some, is believed only when it is read a second time, for a matchmaker
+that has lost its data says the same.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from mesh.core.catalogue import Health, Instance, Snapshot
+from mesh.types import InstanceKey, TopicKey
+
+__all__ = ["Directory", "DirectoryOptions", "Group", "View"]
+
+
+class DirectoryOptions(Struct, frozen=True):
+    """How long what was known is trusted."""
+
+    absent_grace_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="How long a topic or server that vanished without a goodbye is waited for. Longer rides out "
+            "slower restarts; shorter says Unroutable sooner.",
+        ),
+    ] = 60.0
+    watches_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Topics watched at once; each is one open request to Consul, which refuses the 201st of a host.",
+        ),
+    ] = 100
+    watch_idle_s: Annotated[
+        float,
+        Meta(ge=1, le=86_400, description="A topic that was not used for this long is no longer watched."),
+    ] = 300.0
+    leave_linger_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="How long an instance that leaves in order stays in the catalogue as draining, so that every "
+            "watcher sees that it said goodbye.",
+        ),
+    ] = 1.0
+
+
+class Group(Struct):
+    """Instances that a message may be sent to, sorted by key, and their keys beside them."""
+
+    instances: list[Instance] = field(default_factory=list)
+    keys: list[InstanceKey] = field(default_factory=list)
+
+    def add(self, instance: Instance) -> None:
+        """Append an instance whose key is greater than all before it."""
+        self.instances.append(instance)
+        self.keys.append(instance.key)
+
+
+class View(Struct):
+    """What is known of one topic. ``ready`` are those a message may be sent to, ``servers`` the same by server."""
+
+    topic: TopicKey
+    used_at: float
+    known: bool = False
+    doubted: bool = False
+    listed: dict[InstanceKey, Instance] = field(default_factory=dict)
+    local: dict[InstanceKey, Instance] = field(default_factory=dict)
+    hidden: dict[InstanceKey, float] = field(default_factory=dict)
+    absent: dict[InstanceKey, float] = field(default_factory=dict)
+    ready: Group = field(default_factory=Group)
+    servers: dict[str, Group] = field(default_factory=dict)
+    cursor: InstanceKey | None = None
+
+    def refresh(self) -> None:
+        """Recompute ``ready`` and ``servers`` after a change."""
+        merged = {**self.listed, **self.local}
+        self.ready, self.servers = Group(), {}
+        for key in sorted(merged):
+            instance = merged[key]
+            if instance.health in (Health.PASSING, Health.WARNING) and key not in self.hidden:
+                self.ready.add(instance)
+                self.servers.setdefault(instance.server, Group()).add(instance)
+
+    def group(self, server: str) -> Group:
+        """Return who may get a message for this server, or for any if it is empty."""
+        return self.servers.get(server, _NOBODY) if server else self.ready
+
+
+_NOBODY = Group()
+
+
+class Directory(Struct):
+    """The views of all topics that are of interest here; ``node`` is this node's id."""
+
+    node: str
+    views: dict[TopicKey, View] = field(default_factory=dict)
+
+    def use(self, topic: TopicKey, options: DirectoryOptions, now: float) -> tuple[View | None, list[TopicKey]]:
+        """Return the topic's view, made if there is room, and the topics to watch no longer.
+
+        A view that was just made is not ``known`` yet: watch its topic. None: ``watches_max`` views are in use.
+        """
+        view = self.views.get(topic)
+        if view is not None:
+            view.used_at = now
+            return view, []
+        dropped: list[TopicKey] = []
+        if len(self.views) >= options.watches_max:
+            idle = [v for v in self.views.values() if not v.local and now - v.used_at > 1.0]
+            if not idle:
+                return None, []
+            oldest = min(idle, key=lambda v: (v.used_at, v.topic))
+            del self.views[oldest.topic]
+            dropped.append(oldest.topic)
+        view = self.views[topic] = View(topic, now)
+        return view, dropped
+
+    def snapshot(self, snapshot: Snapshot, options: DirectoryOptions, now: float) -> tuple[View | None, bool]:
+        """Take in what the matchmaker says; return the view, and whether it must be read again to be believed."""
+        view = self.views.get(snapshot.topic)
+        if view is None:
+            return None, False
+        fresh = {i.key: i for i in snapshot.instances if i.agent.node != self.node}
+        vanished = [key for key in view.listed if key not in fresh]
+        unannounced = [key for key in vanished if view.listed[key].health is not Health.MAINTENANCE]
+        if unannounced and not fresh and not view.doubted:
+            view.doubted = True
+            return view, True
+        view.doubted = False
+        for key in unannounced:
+            view.absent[key] = now + options.absent_grace_s
+        for key in fresh:
+            view.absent.pop(key, None)
+            if key in view.hidden and fresh[key] != view.listed.get(key):
+                del view.hidden[key]
+        view.listed = fresh
+        view.known = True
+        view.refresh()
+        return view, False
+
+    def add_local(self, instance: Instance, now: float) -> View:
+        """An app of this node serves, or serves with another health."""
+        view = self.views.get(instance.topic_key)
+        if view is None:
+            view = self.views[instance.topic_key] = View(instance.topic_key, now)
+        view.local[instance.key] = instance
+        view.absent.pop(instance.key, None)
+        view.refresh()
+        return view
+
+    def remove_local(self, instance: Instance, options: DirectoryOptions, now: float, *, orderly: bool) -> View | None:
+        """An app of this node serves no more."""
+        view = self.views.get(instance.topic_key)
+        if view is None or view.local.pop(instance.key, None) is None:
+            return view
+        if not orderly:
+            view.absent[instance.key] = now + options.absent_grace_s
+        view.refresh()
+        return view
+
+    def hide(self, topic: TopicKey, key: InstanceKey, until: float) -> None:
+        """This instance gave work back (full, gone or draining): choose others until then."""
+        view = self.views.get(topic)
+        if view is not None:
+            view.hidden[key] = until
+            view.refresh()
+
+    def expected(self, topic: TopicKey, server: str, now: float) -> bool:
+        """Return whether somebody who is not ready now is waited for: absent, hidden, or not known yet."""
+        view = self.views.get(topic)
+        if view is None:
+            return False
+        if not view.known:
+            return True
+        waited = [key for key, until in view.absent.items() if until > now]
+        waited += [key for key in view.hidden if key in view.listed or key in view.local]
+        return any(not server or key.server == server for key in waited)
+
+    def tick(self, options: DirectoryOptions, now: float) -> tuple[list[TopicKey], list[TopicKey]]:
+        """Forget what is past; return the topics to watch no longer, and those where somebody is ready again or gone."""
+        unwatch: list[TopicKey] = []
+        changed: list[TopicKey] = []
+        for topic, view in list(self.views.items()):
+            stale = [key for key, until in view.hidden.items() if until <= now]
+            gone = [key for key, until in view.absent.items() if until <= now]
+            for key in stale:
+                del view.hidden[key]
+            for key in gone:
+                del view.absent[key]
+            if stale or gone:
+                view.refresh()
+                changed.append(topic)
+            if not view.local and now - view.used_at >= options.watch_idle_s:
+                del self.views[topic]
+                unwatch.append(topic)
+        return unwatch, changed

@@ -1,0 +1,112 @@
+"""What a node may ask of its shell. Data never goes this way: records gather in the outboxes of links and apps.
+
+A shell carries effects out in order, after each turn. It answers by calling the node's entries; until then the
+node assumes nothing.
+"""
+
+import enum
+
+from msgspec import Struct
+
+from mesh.core.catalogue import Health, Instance
+from mesh.types import TopicKey
+
+__all__ = [
+    "CloseApp",
+    "CloseLink",
+    "Effect",
+    "Level",
+    "Note",
+    "OpenLink",
+    "Register",
+    "Renew",
+    "Stop",
+    "Unwatch",
+    "Watch",
+    "Withdraw",
+]
+
+
+class OpenLink(Struct, frozen=True, tag=True):
+    """Dial ``host:port``; then say ``connected(conn)`` or ``lost(conn)``."""
+
+    conn: int
+    node: str
+    host: str
+    port: int
+    public_key: str = ""
+
+
+class CloseLink(Struct, frozen=True, tag=True):
+    """Close this connection once what was flushed to it has left, or after ``linger_s``."""
+
+    conn: int
+    linger_s: float
+
+
+class CloseApp(Struct, frozen=True, tag=True):
+    """Close this app's connection after what was flushed to it has left."""
+
+    app: int
+    reason: str
+
+
+class Watch(Struct, frozen=True, tag=True):
+    """Keep the node told of this topic's snapshots; ``fresh``: read it anew at once, whatever is known."""
+
+    topic: TopicKey
+    fresh: bool = False
+
+
+class Unwatch(Struct, frozen=True, tag=True):
+    """This topic's snapshots are of no more interest."""
+
+    topic: TopicKey
+
+
+class Register(Struct, frozen=True, tag=True):
+    """Enter a local instance with the matchmaker and keep it renewed, for as long as it takes."""
+
+    instance: Instance
+
+
+class Renew(Struct, frozen=True, tag=True):
+    """From now on renew this local instance with another health."""
+
+    instance: Instance
+    health: Health
+    text: str
+
+
+class Withdraw(Struct, frozen=True, tag=True):
+    """Take a local instance back from the matchmaker."""
+
+    instance: Instance
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """End this agent's process: with ``status`` as its exit status, above ``incarnation`` if it is started again."""
+
+    status: int
+    reason: str
+    incarnation: int = 0
+
+
+class Level(enum.IntEnum):
+    """How loud a note is; the numbers are those of the standard library's ``logging``."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+class Note(Struct, frozen=True, tag=True):
+    """Something happened that a person may want to know: its constant name, and facts."""
+
+    name: str
+    level: Level
+    facts: dict[str, str | int | float]
+
+
+Effect = OpenLink | CloseLink | CloseApp | Watch | Unwatch | Register | Renew | Withdraw | Stop | Note

@@ -1,0 +1,221 @@
+"""The serving agent's half of delivery: ids handed out, queues, credit.
+
+Every request that reaches an app of this node is kept by its identity, until the caller's floor passes it or it
+expires: a copy that comes again (its link was replaced, its caller replayed it) must find the first. What has ended
+keeps its answer, within ``answers_bytes``, so that the copy is answered and not run.
+
+Each service of each app has a queue. A call is handed out only when one of the service's workers can begin it: what
+is handed is begun, so nothing needs to be said about which of the handed had started when an app dies. Repeatable
+work is handed out ahead, up to ``prefetch``.
+"""
+
+import enum
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request
+from mesh.core.wheel import Wheel
+
+__all__ = ["Caller", "Fifo", "Handed", "Id", "Inbox", "InboxOptions", "Service", "Stage"]
+
+Id = tuple[str, int, int]
+"""``(node, session, seq)``: the identity of a request, from end to end."""
+
+EXPIRY_MARGIN_S = 1.0
+"""How much longer than its deadline an id is remembered, for clocks that run at different rates."""
+
+
+class InboxOptions(Struct, frozen=True):
+    """What may wait for an app of this node."""
+
+    queue_records: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 20,
+            description="Requests that may wait for one instance; above it they are given back as Overloaded.",
+        ),
+    ] = 10_000
+    queue_bytes: Annotated[int, Meta(ge=1 << 10, le=1 << 34, description="Bytes of their bodies, likewise.")] = 64 << 20
+    answers_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 34,
+            description="Bytes of reply bodies kept for copies that come again. When full, the id is kept without "
+            "its reply, and a copy is answered as Indeterminate.",
+        ),
+    ] = 64 << 20
+
+
+class Stage(enum.IntEnum):
+    """How far a request has come here."""
+
+    QUEUED = 0
+    HANDED = 1
+    ENDED = 2
+
+
+class Handed(Struct):
+    """One request of a remote or local caller. ``parts``: for a fan-out, what each serving session made of it."""
+
+    request: Request
+    expires: float
+    charged: int
+    stage: Stage = Stage.QUEUED
+    target: int = 0
+    cancelled: bool = False
+    answer: Reply | Failure | Receipt | None = None
+    parts: dict[int, Stage] = field(default_factory=dict)
+    failed: int = 0
+
+    @property
+    def id(self) -> Id:
+        return self.request.node, self.request.session, self.request.seq
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it must not be handed out before a worker can begin it."""
+        return self.request.kind == Kind.CALL and not self.request.flags & Flag.IDEMPOTENT
+
+
+class Caller(Struct):
+    """What is remembered of one calling session: requests by seq, all of them at or above its floor."""
+
+    floor: int = 0
+    handed: dict[int, Handed] = field(default_factory=dict)
+    heard_at: float = 0.0
+
+
+class Fifo(Struct):
+    """A queue of ids, first in first out; those that left otherwise are skipped by the reader."""
+
+    items: list[Id] = field(default_factory=list)
+    head: int = 0
+
+    def push(self, item: Id) -> None:
+        """Append."""
+        self.items.append(item)
+
+    def pop(self) -> Id | None:
+        """Take out and return the oldest, or None."""
+        if self.head == len(self.items):
+            return None
+        item = self.items[self.head]
+        self.head += 1
+        if self.head > 64 and 2 * self.head > len(self.items):
+            del self.items[: self.head]
+            self.head = 0
+        return item
+
+    def peek(self) -> Id | None:
+        """Return the oldest, or None."""
+        return self.items[self.head] if self.head < len(self.items) else None
+
+
+class Service(Struct):
+    """One topic that an app serves: its queue, and how much of it is with the app."""
+
+    topic: str
+    server: str
+    workers: int
+    prefetch: int
+    queue: Fifo = field(default_factory=Fifo)
+    queued: int = 0
+    queued_bytes: int = 0
+    running: int = 0
+    running_calls: int = 0
+    leaving: bool = False
+
+    def may_begin(self, handed: Handed) -> bool:
+        """Return whether the app has room for this request."""
+        if handed.is_call:
+            return self.running_calls < self.workers
+        return self.running < max(self.prefetch, self.workers)
+
+    def full(self, options: InboxOptions, charged: int) -> str | None:
+        """Return the limit that one more queued request would break, or None."""
+        if self.queued >= options.queue_records:
+            return "queue_records"
+        if self.queued and self.queued_bytes + charged > options.queue_bytes:
+            return "queue_bytes"
+        return None
+
+
+class Inbox(Struct):
+    """All requests that have reached this node's apps and are not forgotten."""
+
+    callers: dict[tuple[str, int], Caller] = field(default_factory=dict)
+    wheel: Wheel[Id] = field(default_factory=lambda: Wheel(tick_s=0.25))
+    answers_bytes: int = 0
+
+    def find(self, id: Id) -> Handed | None:
+        """Return what is remembered of an id."""
+        caller = self.callers.get((id[0], id[1]))
+        return caller.handed.get(id[2]) if caller else None
+
+    def caller(self, node: str, session: int, now: float) -> Caller:
+        """Return what is remembered of a calling session, making it; it was heard of now."""
+        caller = self.callers.get((node, session))
+        if caller is None:
+            caller = self.callers[node, session] = Caller()
+        caller.heard_at = now
+        return caller
+
+    def keep(self, caller: Caller, handed: Handed) -> None:
+        """Remember a request."""
+        caller.handed[handed.request.seq] = handed
+        self.wheel.add(handed.id, handed.expires)
+
+    def raise_floor(self, caller: Caller, floor: int) -> None:
+        """Everything of this session below ``floor`` is settled: forget what has ended of it."""
+        if floor <= caller.floor:
+            return
+        span = floor - caller.floor
+        seqs = range(caller.floor, floor) if span < len(caller.handed) else [s for s in caller.handed if s < floor]
+        caller.floor = floor
+        for seq in seqs:
+            handed = caller.handed.get(seq)
+            if handed is not None and handed.stage is Stage.ENDED:
+                self._drop(caller, handed)
+
+    def end(self, handed: Handed, answer: Reply | Failure | Receipt | None, options: InboxOptions) -> None:
+        """The request has ended here; its answer is kept for copies, within the limit."""
+        handed.stage = Stage.ENDED
+        if isinstance(answer, Reply):
+            if self.answers_bytes + len(answer.body) > options.answers_bytes:
+                answer = None
+            else:
+                self.answers_bytes += len(answer.body)
+        handed.answer = answer
+        caller = self.callers.get((handed.request.node, handed.request.session))
+        if caller is not None and handed.request.seq < caller.floor:
+            self._drop(caller, handed)
+
+    def erase(self, handed: Handed) -> None:
+        """Forget a request as though it had never come: it was given back."""
+        caller = self.callers[handed.request.node, handed.request.session]
+        self._drop(caller, handed)
+
+    def _drop(self, caller: Caller, handed: Handed) -> None:
+        caller.handed.pop(handed.request.seq, None)
+        self.wheel.remove(handed.id, handed.expires)
+        if isinstance(handed.answer, Reply):
+            self.answers_bytes -= len(handed.answer.body)
+
+    def expired(self, now: float) -> list[Handed]:
+        """Take out and return what is not to be remembered any longer."""
+        gone = []
+        for id in self.wheel.due(now):
+            caller = self.callers[id[0], id[1]]
+            handed = caller.handed[id[2]]
+            self._drop(caller, handed)
+            gone.append(handed)
+        return gone
+
+    def forget_idle(self, idle_s: float, now: float) -> None:
+        """Forget the floors of sessions with nothing remembered that were not heard of for ``idle_s``."""
+        for key, caller in list(self.callers.items()):
+            if not caller.handed and now - caller.heard_at >= idle_s:
+                del self.callers[key]

@@ -1,0 +1,447 @@
+"""Other nodes and the links to them: who is at the other end, and which link is *the* link.
+
+`link` knows one connection. Here is what is true between connections: one open link for each peer, glare, challenges,
+the fence of incarnations and link numbers, timeouts, heartbeats. A method that changes what the rest of the node can
+see returns `Change` values; what is to be said goes to the links' own ``out`` lists, and ``dirty`` names those that
+have something in them.
+"""
+
+from collections.abc import Container
+
+from msgspec import Struct, field
+
+from mesh.core.chunks import Chunker
+from mesh.core.link import Event, Judgement, Link, LinkOptions, Phase, Ruling, Seen, advance, goodbye, judge_hello
+from mesh.core.link import judge_welcome as problem_with_welcome
+from mesh.core.liveness import Condition, Liveness, LivenessOptions, agreed
+from mesh.core.records import (
+    PROTOCOL_MINOR,
+    Credit,
+    Hello,
+    Keep,
+    Ping,
+    Pong,
+    Record,
+    Refuse,
+    RefuseReason,
+    Welcome,
+)
+from mesh.types import Endpoint
+
+__all__ = ["Change", "Closed", "Identity", "Opened", "Peer", "Peers", "Refused"]
+
+RTT_PROBE_BEATS = 10
+"""Round trips are measured at least once in this many heartbeats, however busy the link is."""
+
+
+class Identity(Struct, frozen=True):
+    """Who this node is."""
+
+    node: str
+    fleet: str
+    incarnation: int
+    endpoint: Endpoint
+    certificate: bytes = b""
+
+
+class Peer(Struct):
+    """Another node. ``link``, ``dial`` and ``held`` are connections: the open one, ours under way, theirs in waiting."""
+
+    node: str
+    seen: Seen = field(default_factory=Seen)
+    endpoint: Endpoint | None = None
+    link: int | None = None
+    dial: int | None = None
+    held: int | None = None
+    challenged: int | None = None
+    condition: Condition = Condition.ALIVE
+
+
+class Opened(Struct, frozen=True):
+    """The link to this peer is open on this connection."""
+
+    node: str
+    conn: int
+
+
+class Closed(Struct, frozen=True):
+    """A connection is over. ``was_open``: it was the peer's link, and what was outstanding on it is lost unless
+    ``orderly``; ``was_dial``: it was our dial to it."""
+
+    node: str
+    conn: int
+    reason: str
+    was_open: bool = False
+    was_dial: bool = False
+    orderly: bool = False
+
+
+class Refused(Struct, frozen=True):
+    """A connection is over because one end refused it. ``by_us``: we did."""
+
+    node: str
+    conn: int
+    refuse: Refuse
+    by_us: bool
+    was_dial: bool = False
+
+
+Change = Opened | Closed | Refused
+
+
+class Peers(Struct):
+    """All links of this node, by connection, and its peers by node id."""
+
+    identity: Identity
+    terms: LivenessOptions
+    options: LinkOptions
+    links: dict[int, Link] = field(default_factory=dict)
+    peers: dict[str, Peer] = field(default_factory=dict)
+    dirty: dict[int, None] = field(default_factory=dict)
+    parting: list[Link] = field(default_factory=list)
+    next_conn: int = 1
+    draining: bool = False
+
+    # What the node asks
+
+    def peer(self, node: str) -> Peer:
+        """Return what is known of a node, making it."""
+        peer = self.peers.get(node)
+        if peer is None:
+            peer = self.peers[node] = Peer(node)
+        return peer
+
+    def open_link(self, node: str) -> Link | None:
+        """Return the link on which something new may be sent to a node."""
+        peer = self.peers.get(node)
+        if peer is None or peer.link is None:
+            return None
+        link = self.links[peer.link]
+        return link if link.phase is Phase.OPEN else None
+
+    def any_link(self, node: str) -> Link | None:
+        """Return the link on which an answer may be sent to a node: the open one, or the one that is leaving."""
+        peer = self.peers.get(node)
+        return self.links[peer.link] if peer is not None and peer.link is not None else None
+
+    def is_suspect(self, node: str) -> bool:
+        """Return whether a node is passed over while there is another choice: silent, or draining."""
+        peer = self.peers.get(node)
+        if peer is None:
+            return False
+        if peer.link is not None and self.links[peer.link].draining_there:
+            return True
+        return peer.condition is not Condition.ALIVE
+
+    def say(self, link: Link, record: Record) -> None:
+        """Put a record on a link's way out."""
+        link.out.append(record)
+        self.dirty[link.conn] = None
+
+    # Connections
+
+    def dial(self, node: str, now: float) -> Link:
+        """Begin a connection to a node; the shell carries it out and says connected or lost."""
+        link = self._new_link(node, True, now)
+        self.peer(node).dial = link.conn
+        return link
+
+    def accepted(self, now: float) -> Link:
+        """Somebody connected to us; who it is, its HELLO will say."""
+        return self._new_link("", False, now)
+
+    def _new_link(self, node: str, dialled: bool, now: float) -> Link:
+        conn = self.next_conn
+        self.next_conn += 1
+        phase = Phase.DIALLING if dialled else Phase.UNPROVEN
+        link = self.links[conn] = Link(conn, dialled, phase, node, now, Liveness(now, now), self.terms)
+        return link
+
+    def connected(self, conn: int, now: float) -> None:
+        """Our dial reached somebody: say who we are and whom we mean."""
+        link = self.links.get(conn)
+        if link is None or link.phase is not Phase.DIALLING:
+            return
+        advance(link, Event.CONNECTED, now)
+        me, terms, options = self.identity, self.terms, self.options
+        seen = self.peer(link.peer).seen
+        seen.own_no += 1
+        link.own_no = seen.own_no
+        hello = Hello(
+            protocol_min=0,
+            protocol_max=PROTOCOL_MINOR,
+            fleet=me.fleet,
+            node=me.node,
+            incarnation=me.incarnation,
+            link_no=link.own_no,
+            meant=link.peer,
+            host=me.endpoint.host,
+            port=me.endpoint.port,
+            heartbeat_ms=round(terms.heartbeat_s * 1000),
+            dead_after_ms=round(terms.dead_after_s * 1000),
+            body_bytes_max=options.body_bytes_max,
+            chunk_bytes=options.chunk_bytes,
+            chunks_in_flight=options.chunks_in_flight,
+            credit_records=options.credit_records,
+            credit_bytes=options.credit_bytes,
+            draining=self.draining,
+            certificate=me.certificate,
+        )
+        self.say(link, hello)
+
+    def lost(self, conn: int, reason: str, now: float) -> list[Change]:
+        """A connection is gone, or never came to be; a held HELLO of the same peer may take its place."""
+        link = self.links.get(conn)
+        if link is None:
+            return []
+        return [self._close(link, Event.LOST, reason, now), *self._unhold(link.peer, now)]
+
+    def _close(self, link: Link, event: Event, reason: str, now: float) -> Closed:
+        """Take a link out of all tables."""
+        orderly = link.phase is Phase.LEAVING and link.goodbye_sent and link.goodbye_heard
+        advance(link, event, now)
+        del self.links[link.conn]
+        self.dirty.pop(link.conn, None)
+        peer = self.peers.get(link.peer)
+        was_open = peer is not None and peer.link == link.conn
+        was_dial = peer is not None and peer.dial == link.conn
+        if peer is not None:
+            peer.link = None if was_open else peer.link
+            peer.dial = None if was_dial else peer.dial
+            if peer.held == link.conn:
+                peer.held = peer.challenged = None
+        return Closed(link.peer, link.conn, reason, was_open, was_dial, orderly)
+
+    # The handshake
+
+    def hello(self, link: Link, hello: Hello, admitted: bool, now: float) -> list[Change]:
+        """Take a HELLO; ``admitted``: whether the budget has a place for this peer's link."""
+        peer = self.peer(hello.node)
+        incumbent = self.links[peer.link] if peer.link is not None else None
+        me = self.identity
+        judgement = judge_hello(
+            hello,
+            node=me.node,
+            fleet=me.fleet,
+            incarnation=me.incarnation,
+            seen=peer.seen,
+            incumbent=incumbent,
+            own_dial=self.links[peer.dial] if peer.dial is not None else None,
+        )
+        if judgement.ruling is not Ruling.REFUSE and not admitted:
+            refuse = Refuse(int(RefuseReason.BUSY), f"{me.node}: links_max is reached", retry_after_ms=100)
+            judgement = Judgement(Ruling.REFUSE, refuse)
+        if judgement.ruling is Ruling.REFUSE:
+            assert judgement.refuse is not None
+            return [self.refuse(link, hello.node, judgement.refuse, now)]
+        link.hello = hello
+        link.peer = hello.node
+        changes: list[Change] = []
+        if peer.held is not None:
+            changes.append(self._close(self.links[peer.held], Event.LOST, "replaced by a newer HELLO", now))
+        if judgement.ruling is Ruling.ACCEPT:
+            return changes + self._welcome(link, now)
+        advance(link, Event.HELD, now)
+        peer.held = link.conn
+        if judgement.ruling is Ruling.CHALLENGE and incumbent is not None:
+            peer.challenged = _stamp(now)
+            self.say(incumbent, Ping(peer.challenged))
+        return changes
+
+    def refuse(self, link: Link, node: str, refuse: Refuse, now: float) -> Refused:
+        """Turn a connection away with the reason; it closes once that has left."""
+        link.out.append(refuse)
+        link.peer = node
+        self.parting.append(link)
+        self._close(link, Event.REFUSED, refuse.text, now)
+        return Refused(node, link.conn, refuse, by_us=True)
+
+    def _welcome(self, link: Link, now: float) -> list[Change]:
+        """Accept the HELLO that a link came with: it becomes the peer's link, in place of all others."""
+        hello = link.hello
+        assert hello is not None
+        peer = self.peer(link.peer)
+        changes: list[Change] = []
+        for conn, reason in ((peer.dial, "glare: theirs was taken"), (peer.link, "replaced by a newer link")):
+            if conn is not None:
+                changes.append(self._close(self.links[conn], Event.LOST, reason, now))
+        advance(link, Event.ACCEPTED, now)
+        me, terms, options = self.identity, self.terms, self.options
+        peer.seen.own_no += 1
+        link.own_no = peer.seen.own_no
+        link.terms = agreed(terms, hello.heartbeat_ms, hello.dead_after_ms)
+        link.protocol = min(PROTOCOL_MINOR, hello.protocol_max)
+        link.keep_there = hello.persistent
+        welcome = Welcome(
+            protocol=link.protocol,
+            fleet=me.fleet,
+            node=me.node,
+            incarnation=me.incarnation,
+            link_no=link.own_no,
+            heartbeat_ms=round(terms.heartbeat_s * 1000),
+            dead_after_ms=round(terms.dead_after_s * 1000),
+            body_bytes_max=options.body_bytes_max,
+            chunk_bytes=options.chunk_bytes,
+            chunks_in_flight=options.chunks_in_flight,
+            credit_records=options.credit_records,
+            credit_bytes=options.credit_bytes,
+            draining=self.draining,
+            certificate=me.certificate,
+        )
+        self.say(link, welcome)
+        peer.endpoint = Endpoint(hello.host, hello.port)
+        return [*changes, self._opened(link, peer, hello, now)]
+
+    def welcome(self, link: Link, welcome: Welcome, now: float) -> list[Change]:
+        """Take the answer to our HELLO."""
+        peer = self.peer(link.peer)
+        problem = problem_with_welcome(welcome, meant=link.peer, fleet=self.identity.fleet, seen=peer.seen)
+        if problem is not None:
+            return [self._close(link, Event.REFUSED, problem, now), *self._unhold(link.peer, now)]
+        changes: list[Change] = []
+        for conn, reason in ((peer.held, "glare: ours was taken"), (peer.link, "replaced by a newer link")):
+            if conn is not None:
+                changes.append(self._close(self.links[conn], Event.LOST, reason, now))
+        advance(link, Event.WELCOMED, now)
+        link.terms = agreed(link.terms, welcome.heartbeat_ms, welcome.dead_after_ms)
+        link.protocol = welcome.protocol
+        link.rtt_s, link.rtt_at = now - link.since, now
+        return [*changes, self._opened(link, peer, welcome, now)]
+
+    def _opened(self, link: Link, peer: Peer, terms: Hello | Welcome, now: float) -> Opened:
+        """Make this connection the peer's link, on the terms that it told."""
+        options = self.options
+        peer.seen.incarnation, peer.seen.link_no = terms.incarnation, terms.link_no
+        peer.link = link.conn
+        peer.condition = Condition.ALIVE
+        if peer.dial == link.conn:
+            peer.dial = None
+        if peer.held == link.conn:
+            peer.held = peer.challenged = None
+        link.incarnation, link.link_no = terms.incarnation, terms.link_no
+        link.draining_there = terms.draining
+        link.credit_records, link.credit_bytes = terms.credit_records, terms.credit_bytes
+        link.granted_records, link.granted_bytes = options.credit_records, options.credit_bytes
+        link.chunker = Chunker(
+            chunk_bytes=max(1024, min(options.chunk_bytes, terms.chunk_bytes)),
+            in_flight_max=max(1, min(options.chunks_in_flight, terms.chunks_in_flight)),
+            body_bytes_max=options.body_bytes_max,
+        )
+        link.liveness = Liveness(now, now)
+        link.hello = None
+        return Opened(peer.node, link.conn)
+
+    def refused(self, link: Link, refuse: Refuse, now: float) -> list[Change]:
+        """The other end turned our dial away."""
+        was_dial = self.peer(link.peer).dial == link.conn
+        self._close(link, Event.REFUSED, refuse.text, now)
+        change = Refused(link.peer, link.conn, refuse, by_us=False, was_dial=was_dial)
+        return [change, *self._unhold(link.peer, now)]
+
+    def _unhold(self, node: str, now: float) -> list[Change]:
+        """Accept a held HELLO whose obstacle, our own dial or an older link, is gone."""
+        peer = self.peers.get(node)
+        if peer is None or peer.held is None or peer.dial is not None or peer.link is not None:
+            return []
+        link = self.links[peer.held]
+        return self._welcome(link, now)
+
+    # Life
+
+    def heard(self, link: Link, now: float) -> None:
+        """Something arrived on an established link: it is alive."""
+        link.liveness.heard(now)
+        self.peers[link.peer].condition = Condition.ALIVE
+
+    def keep(self, link: Link, persistent: bool) -> None:
+        """Decide whether this end wants the link persistent, and tell the other."""
+        if link.keep_here != persistent and link.usable:
+            link.keep_here = persistent
+            self.say(link, Keep(persistent))
+
+    def leave(self, link: Link, reason: str, now: float) -> None:
+        """Say goodbye on an open link."""
+        if link.phase is Phase.OPEN:
+            goodbye(link, reason, now)
+            self.dirty[link.conn] = None
+
+    def goodbye_heard(self, link: Link, now: float) -> None:
+        """The other end starts nothing new: nor do we."""
+        link.goodbye_heard = True
+        goodbye(link, "answer", now)
+        self.dirty[link.conn] = None
+
+    def pong(self, link: Link, pong: Pong, now: float) -> list[Change]:
+        """Take the answer to a ping of ours; its stamp is our clock in microseconds.
+
+        If the link was challenged since, it is alive, and the challenger is refused. Only an answer to the challenge
+        itself proves that: other bytes may have been on their way when the sender died.
+        """
+        rtt = now - pong.stamp / 1e6
+        if 0 <= rtt <= link.terms.dead_after_s:
+            link.rtt_s, link.rtt_at = rtt, now
+        peer = self.peers[link.peer]
+        if peer.challenged is None or pong.stamp < peer.challenged or peer.held is None:
+            return []
+        text = f"{peer.node!r} is alive on another link: two agents have one node id"
+        refuse = Refuse(int(RefuseReason.DUPLICATE_NODE), text, link.incarnation)
+        return [self.refuse(self.links[peer.held], peer.node, refuse, now)]
+
+    def grant(self, link: Link) -> None:
+        """Widen the peer's window if enough of it was taken up."""
+        window = link.grant(self.options)
+        if window is not None:
+            self.say(link, Credit(*window))
+
+    def lagged(self, lag_s: float) -> None:
+        """This node's own loop came late: nobody else's silence includes that time."""
+        for link in self.links.values():
+            link.liveness.lagged(lag_s)
+            if link.phase in (Phase.DIALLING, Phase.GREETING, Phase.UNPROVEN, Phase.HELD):
+                link.since += lag_s
+
+    def tick(self, busy: Container[str], now: float) -> list[Change]:
+        """Ping what is due, judge the silent, end what took too long. ``busy``: nodes with something outstanding."""
+        changes: list[Change] = []
+        for link in list(self.links.values()):
+            if link.phase in (Phase.OPEN, Phase.LEAVING):
+                changes += self._beat(link, link.peer in busy, now)
+            elif now - link.since >= self.options.hello_timeout_s and link.conn in self.links:
+                changes += self._timed_out(link, now)
+        return changes
+
+    def _beat(self, link: Link, busy: bool, now: float) -> list[Change]:
+        if link.phase is Phase.LEAVING:
+            if now - link.since >= self.options.drain_s:
+                return self.lost(link.conn, "goodbye was not answered within drain_s", now)
+        elif not busy and not link.persistent:
+            link.liveness.heard_at = max(link.liveness.heard_at, now - link.terms.heartbeat_s)
+            return []
+        peer = self.peers[link.peer]
+        peer.condition = link.liveness.condition(link.terms, now)
+        if peer.condition is Condition.DEAD:
+            silence = link.liveness.silence_s(now)
+            return self.lost(link.conn, f"silent for {silence:.1f} s: dead", now)
+        probe_s = RTT_PROBE_BEATS * link.terms.heartbeat_s
+        if link.liveness.ping_due(link.terms, now) or now - link.rtt_at >= probe_s:
+            link.rtt_at = now
+            self.say(link, Ping(_stamp(now)))
+        return []
+
+    def _timed_out(self, link: Link, now: float) -> list[Change]:
+        if link.phase is not Phase.HELD:
+            return self.lost(link.conn, f"no {_AWAITED[link.phase]} within hello_timeout_s", now)
+        peer = self.peers[link.peer]
+        reason = "held too long" if peer.dial is not None else "challenged, and silent"
+        changes: list[Change] = []
+        for conn in (peer.dial, peer.link):
+            if conn is not None:
+                changes.append(self._close(self.links[conn], Event.LOST, reason, now))
+        return changes + self._unhold(peer.node, now)
+
+
+_AWAITED = {Phase.DIALLING: "connection", Phase.GREETING: "WELCOME", Phase.UNPROVEN: "HELLO"}
+
+
+def _stamp(now: float) -> int:
+    return int(now * 1e6)

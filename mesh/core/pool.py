@@ -1,0 +1,218 @@
+"""Which links should exist: leases, the budget, eviction, redialling.
+
+Each peer that was ever wanted has a slot. A slot takes a place of the budget from its dial until its link is closed.
+Whatever is outstanding over a link holds a **lease** on it; a leased link is never evicted. A link that carries a hot
+topic is persistent; any other is ephemeral and closes ``idle_close_s`` after its last lease.
+
+When a link is wanted and the budget is spent, room is made: first the ephemeral link that has been idle longest, then
+the persistent one whose hottest topic is coldest. If every link is leased, the slot waits its turn; how long a record
+may wait for it is its own deadline's business.
+
+Every method that decides returns the actions to carry out, and has already reserved what they use.
+"""
+
+import enum
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from mesh.core.rng import Rng
+
+__all__ = ["Action", "Close", "Dial", "Pool", "PoolOptions", "Slot", "State"]
+
+
+class PoolOptions(Struct, frozen=True):
+    """How many links, and how long they are kept."""
+
+    links_max: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=100_000,
+            description="Links at once, both dialled and accepted. A dialled one costs two file descriptors, an "
+            "accepted one costs one. With no room, messages wait within their deadline.",
+        ),
+    ] = 256
+    idle_close_s: Annotated[
+        float,
+        Meta(
+            ge=0.05,
+            le=86_400,
+            description="An ephemeral link closes this long after its last outstanding record. Longer saves dials, "
+            "shorter saves descriptors.",
+        ),
+    ] = 60.0
+    redial_min_s: Annotated[
+        float,
+        Meta(ge=0.001, le=60, description="The first redial comes at once, the second after this; it doubles, jittered."),
+    ] = 0.05
+    redial_max_s: Annotated[
+        float, Meta(ge=0.01, le=3600, description="The longest pause between two dials of one peer.")
+    ] = 5.0
+    waiting_records_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 20,
+            description="Records that may wait for links, over all peers; above it the answer is Overloaded at once.",
+        ),
+    ] = 20_000
+
+
+class State(enum.IntEnum):
+    """What a slot's link is doing."""
+
+    CLOSED = 0
+    DIALLING = 1
+    OPEN = 2
+    CLOSING = 3
+
+
+class Dial(Struct, frozen=True):
+    """Open a link to this node; its place is reserved."""
+
+    node: str
+
+
+class Close(Struct, frozen=True):
+    """Say goodbye on the link to this node."""
+
+    node: str
+    reason: str
+
+
+Action = Dial | Close
+
+
+class Slot(Struct):
+    """One peer. ``wanted``: somebody waits for a link. ``used_at``: when a lease last began or ended."""
+
+    node: str
+    state: State = State.CLOSED
+    leases: int = 0
+    wanted: bool = False
+    persistent: bool = False
+    rate: float = 0.0
+    used_at: float = 0.0
+    retry_at: float = 0.0
+    failures: int = 0
+
+
+class Pool(Struct):
+    """The slots, and how many of them take a place of the budget."""
+
+    slots: dict[str, Slot] = field(default_factory=dict)
+    taken: int = 0
+
+    def slot(self, node: str) -> Slot:
+        """Return the slot of a node, making one."""
+        slot = self.slots.get(node)
+        if slot is None:
+            slot = self.slots[node] = Slot(node)
+        return slot
+
+    def lease(self, node: str, now: float) -> None:
+        """Something is outstanding over the link to this node."""
+        slot = self.slot(node)
+        slot.leases += 1
+        slot.used_at = now
+
+    def release(self, node: str, now: float, count: int = 1) -> None:
+        """That many outstanding things ended."""
+        slot = self.slots[node]
+        slot.leases -= count
+        slot.used_at = now
+        assert slot.leases >= 0, f"{node}: released more than was leased"
+
+    def want(self, node: str, options: PoolOptions, now: float) -> list[Action]:
+        """Have a link to this node opened as soon as the budget and the redial pause allow."""
+        slot = self.slot(node)
+        if slot.state in (State.OPEN, State.DIALLING):
+            return []
+        slot.wanted = True
+        return self._serve_wanted(options, now) if slot.state is State.CLOSED else []
+
+    def opened(self, node: str, now: float) -> None:
+        """A link to this node is open, whoever dialled it."""
+        slot = self.slot(node)
+        if slot.state is State.CLOSED:
+            self.taken += 1
+        slot.state = State.OPEN
+        slot.wanted = False
+        slot.failures = 0
+        slot.retry_at = 0.0
+        slot.used_at = now
+
+    def closing(self, node: str) -> None:
+        """The link to this node is saying goodbye."""
+        self.slots[node].state = State.CLOSING
+
+    def closed(self, node: str, options: PoolOptions, now: float, rng: Rng, *, failed: bool) -> list[Action]:
+        """The link or dial to this node is gone; ``failed``: a dial that did not become a link, which backs off."""
+        slot = self.slots[node]
+        if slot.state is not State.CLOSED:
+            self.taken -= 1
+        slot.state = State.CLOSED
+        slot.persistent = False
+        if failed:
+            slot.failures += 1
+            slot.retry_at = now + backoff_s(slot.failures, options, rng)
+        return self._serve_wanted(options, now)
+
+    def admit(self, node: str, options: PoolOptions) -> tuple[bool, list[Action]]:
+        """Return whether a peer that dialled us may have a link now, and else what makes room for it."""
+        if self.slot(node).state is not State.CLOSED or self.taken < options.links_max:
+            return True, []
+        return False, self._evict(1)
+
+    def tick(self, options: PoolOptions, now: float) -> list[Action]:
+        """Close what has been idle too long, dial what is wanted and may be, forget what is neither."""
+        actions: list[Action] = []
+        for slot in list(self.slots.values()):
+            idle = slot.state is State.OPEN and not slot.leases and not slot.persistent
+            if idle and now - slot.used_at >= options.idle_close_s:
+                slot.state = State.CLOSING
+                actions.append(Close(slot.node, "idle"))
+            elif slot.state is State.CLOSED and not slot.leases and not slot.wanted:
+                if now >= slot.retry_at + options.redial_max_s:
+                    del self.slots[slot.node]
+        return actions + self._serve_wanted(options, now)
+
+    def _serve_wanted(self, options: PoolOptions, now: float) -> list[Action]:
+        """Dial wanted slots, longest unused first; evict as many links as there are dials without room."""
+        ready = [s for s in self.slots.values() if s.wanted and s.state is State.CLOSED and s.retry_at <= now]
+        ready.sort(key=lambda slot: (slot.used_at, slot.node))
+        actions: list[Action] = []
+        while ready and self.taken < options.links_max:
+            slot = ready.pop(0)
+            slot.state = State.DIALLING
+            slot.wanted = False
+            self.taken += 1
+            actions.append(Dial(slot.node))
+        closing = sum(slot.state is State.CLOSING for slot in self.slots.values()) if ready else 0
+        return actions + self._evict(len(ready) - closing)
+
+    def _evict(self, count: int) -> list[Action]:
+        """Choose up to ``count`` links to close: idle ephemeral ones first, then the coldest persistent ones."""
+        if count <= 0:
+            return []
+        idle = [slot for slot in self.slots.values() if slot.state is State.OPEN and not slot.leases]
+        idle.sort(key=lambda slot: (slot.persistent, slot.rate if slot.persistent else slot.used_at, slot.node))
+        for slot in idle[:count]:
+            slot.state = State.CLOSING
+        return [Close(slot.node, "evicted: links_max") for slot in idle[:count]]
+
+    def deadline(self) -> float | None:
+        """Return when a wanted slot may next be dialled, or None."""
+        return min((slot.retry_at for slot in self.slots.values() if slot.wanted and slot.retry_at), default=None)
+
+
+def backoff_s(failures: int, options: PoolOptions, rng: Rng) -> float:
+    """Return the pause before the next dial: nothing after the first failure, then doubling, jittered by half.
+
+    ``min(redial_max_s, redial_min_s * 2**(failures - 2)) * uniform(0.5, 1)`` for the second failure and on.
+    """
+    if failures <= 1:
+        return 0.0
+    ceiling = min(options.redial_max_s, options.redial_min_s * 2.0 ** min(failures - 2, 30))
+    return ceiling * rng.uniform(0.5, 1.0)

@@ -1,0 +1,66 @@
+"""One local app, as its agent keeps it: what it serves, its limits, its unfinished work, what it is told.
+
+A session outlives its connection by ``resume_grace_s``. While it lasts, every outcome that the app has not settled by
+its floor is kept, so that an app that lost its socket and replays what it had outstanding is answered, not run again.
+"""
+
+from msgspec import Struct, field
+
+from mesh.core.chunks import Chunker
+from mesh.core.inbox import Service
+from mesh.core.records import Failure, Receipt, Record, Reply, Settled
+
+__all__ = ["App", "Outcome"]
+
+Outcome = Reply | Failure | Receipt | Settled
+
+
+class App(Struct):
+    """The state of one session. ``conn`` is its connection, None while it is away; ``out`` is told at the next flush."""
+
+    session: int
+    connection: int
+    name: str
+    namespace: str
+    conn: int | None
+    uid: int = -1
+    pid: int = 0
+    detached_at: float | None = None
+    dead: bool = False
+    protocol: int = 0
+    out: list[Record] = field(default_factory=list)
+    counter_in: int = 0
+    counter_out: int = 0
+    chunker: Chunker = field(default_factory=Chunker)
+    heard_at: float = 0.0
+    services: dict[str, Service] = field(default_factory=dict)
+    records: int = 0
+    bytes: int = 0
+    floor: int = 0
+    highest: int = -1
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    accepted: list[int] = field(default_factory=list)
+    settled: list[int] = field(default_factory=list)
+    reached: dict[str, int] = field(default_factory=dict)
+    leaving: bool = False
+
+    def raise_floor(self, floor: int) -> None:
+        """The app has settled every seq below ``floor``: its outcomes need not be kept."""
+        if floor <= self.floor:
+            return
+        if floor - self.floor < len(self.outcomes):
+            for seq in range(self.floor, floor):
+                self.outcomes.pop(seq, None)
+        else:
+            self.outcomes = {seq: outcome for seq, outcome in self.outcomes.items() if seq >= floor}
+        self.floor = floor
+
+    def admitted(self, charged: int) -> None:
+        """One more record of this app is outstanding."""
+        self.records += 1
+        self.bytes += charged
+
+    def ended(self, charged: int) -> None:
+        """One of its outstanding records ended."""
+        self.records -= 1
+        self.bytes -= charged
