@@ -35,7 +35,8 @@ class DirectoryOptions(Struct, frozen=True):
         Meta(
             ge=1,
             le=10_000,
-            description="Topics watched at once; each is one open request to Consul, which refuses the 201st of a host.",
+            description="Topics watched at once; each is one open request to Consul, which "
+            "refuses the 201st of a host.",
         ),
     ] = 100
     watch_idle_s: Annotated[
@@ -76,6 +77,7 @@ class View(Struct):
     local: dict[InstanceKey, Instance] = field(default_factory=dict)
     hidden: dict[InstanceKey, float] = field(default_factory=dict)
     absent: dict[InstanceKey, float] = field(default_factory=dict)
+    departed: dict[InstanceKey, float] = field(default_factory=dict)
     ready: Group = field(default_factory=Group)
     servers: dict[str, Group] = field(default_factory=dict)
     cursor: InstanceKey | None = None
@@ -136,11 +138,13 @@ class Directory(Struct):
             view.doubted = True
             return view, True
         view.doubted = False
-        for key in unannounced:
-            view.absent[key] = now + options.absent_grace_s
-        for key in fresh:
+        for key in vanished:
+            past = view.absent if key in unannounced else view.departed
+            past[key] = now + options.absent_grace_s
+        for key, instance in fresh.items():
             view.absent.pop(key, None)
-            if key in view.hidden and fresh[key] != view.listed.get(key):
+            view.departed.pop(key, None)
+            if key in view.hidden and instance != view.listed.get(key):
                 del view.hidden[key]
         view.listed = fresh
         view.known = True
@@ -154,6 +158,7 @@ class Directory(Struct):
             view = self.views[instance.topic_key] = View(instance.topic_key, now)
         view.local[instance.key] = instance
         view.absent.pop(instance.key, None)
+        view.departed.pop(instance.key, None)
         view.refresh()
         return view
 
@@ -162,8 +167,8 @@ class Directory(Struct):
         view = self.views.get(instance.topic_key)
         if view is None or view.local.pop(instance.key, None) is None:
             return view
-        if not orderly:
-            view.absent[instance.key] = now + options.absent_grace_s
+        past = view.departed if orderly else view.absent
+        past[instance.key] = now + options.absent_grace_s
         view.refresh()
         return view
 
@@ -174,19 +179,19 @@ class Directory(Struct):
             view.hidden[key] = until
             view.refresh()
 
-    def expected(self, topic: TopicKey, server: str, now: float) -> bool:
-        """Return whether somebody who is not ready now is waited for: absent, hidden, or not known yet."""
-        view = self.views.get(topic)
-        if view is None:
-            return False
+    def expected(self, view: View, server: str, patient: bool) -> bool:
+        """Return whether somebody who is not ready now is waited for: absent, hidden, or not known yet.
+
+        ``patient``: also whoever left in order, as a cast does, since whoever served lately may be back in its time.
+        """
         if not view.known:
             return True
-        waited = [key for key, until in view.absent.items() if until > now]
+        waited = [*view.absent, *(view.departed if patient else ())]
         waited += [key for key in view.hidden if key in view.listed or key in view.local]
         return any(not server or key.server == server for key in waited)
 
     def tick(self, options: DirectoryOptions, now: float) -> tuple[list[TopicKey], list[TopicKey]]:
-        """Forget what is past; return the topics to watch no longer, and those where somebody is ready again or gone."""
+        """Forget what is past; return the topics to watch no longer, and those where somebody is back or given up."""
         unwatch: list[TopicKey] = []
         changed: list[TopicKey] = []
         for topic, view in list(self.views.items()):
@@ -196,6 +201,7 @@ class Directory(Struct):
                 del view.hidden[key]
             for key in gone:
                 del view.absent[key]
+            view.departed = {key: until for key, until in view.departed.items() if until > now}
             if stale or gone:
                 view.refresh()
                 changed.append(topic)

@@ -124,7 +124,7 @@ class Service(Struct):
     queue: Fifo = field(default_factory=Fifo)
     queued: int = 0
     queued_bytes: int = 0
-    running: int = 0
+    running: dict[Id, None] = field(default_factory=dict)
     running_calls: int = 0
     leaving: bool = False
 
@@ -132,7 +132,7 @@ class Service(Struct):
         """Return whether the app has room for this request."""
         if handed.is_call:
             return self.running_calls < self.workers
-        return self.running < max(self.prefetch, self.workers)
+        return len(self.running) < max(self.prefetch, self.workers)
 
     def full(self, options: InboxOptions, charged: int) -> str | None:
         """Return the limit that one more queued request would break, or None."""

@@ -1,8 +1,9 @@
 """The caller's agent's half of delivery: what was placed where, and how it ended.
 
-An entry is a request that one of our apps has made and that has not ended. It is *waiting* (for an instance, a link
-or room), *placed* (handed to a link or to a local app), or *asked* about (its link was lost after it had left). It
-ends once: with a reply, with a failure, or, for a cast, when a handler ended it.
+An entry is a request that one of our apps has made and that has not ended. It is *waiting* (nobody is ready for its
+topic), *queued* (its target is chosen, the link has no room or is not open yet), *placed* (it has left), or *asked*
+about (its link was lost after it had left). It ends once: with a reply, with a failure, or, for a cast, when a handler
+ended it.
 
 An entry that may run twice (a cast that is not ``once``, an idempotent call) is placed again when its target is lost.
 Any other is asked about, and is placed again only on the word NEVER.
@@ -13,7 +14,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from mesh.core.records import Flag, Kind, Request
+from mesh.core.records import Flag, GiveBack, Kind, Request
 from mesh.core.wheel import Wheel
 from mesh.types import TopicKey
 
@@ -77,12 +78,14 @@ class Place(enum.IntEnum):
     """Where an entry is."""
 
     WAITING = 0
-    PLACED = 1
-    ASKED = 2
+    QUEUED = 1
+    PLACED = 2
+    ASKED = 3
 
 
 class Entry(Struct):
-    """One request that has not ended. ``charged`` is its weight; ``attempts`` counts lost placements."""
+    """One request that has not ended. ``charged`` is its weight; ``reached``: the incarnation it was sent
+    to; ``refusal``: why it was given back last."""
 
     request: Request
     topic: TopicKey
@@ -91,9 +94,10 @@ class Entry(Struct):
     place: Place = Place.WAITING
     target: TargetKey = ("", 0)
     attempts: int = 0
-    dispatches: int = 0
     ever_placed: bool = False
+    reached: int = 0
     asked_at: float = 0.0
+    refusal: GiveBack | None = None
 
     @property
     def key(self) -> Key:
@@ -109,11 +113,14 @@ class Entry(Struct):
 
 
 class Outbox(Struct):
-    """All entries of this node's apps."""
+    """All entries of this node's apps. ``queues``: what waits for a link to each node, oldest first."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     by_target: dict[TargetKey, dict[Key, None]] = field(default_factory=dict)
     waiting: dict[TopicKey, dict[Key, None]] = field(default_factory=dict)
+    queues: dict[str, dict[Key, None]] = field(default_factory=dict)
+    queued: int = 0
+    asked: dict[Key, None] = field(default_factory=dict)
     wheel: Wheel[Key] = field(default_factory=Wheel)
     question_no: int = 0
     questions: dict[TargetKey, int] = field(default_factory=dict)
@@ -127,42 +134,77 @@ class Outbox(Struct):
         """Keep an entry until somebody is ready for its topic."""
         entry.place = Place.WAITING
         self.waiting.setdefault(entry.topic, {})[entry.key] = None
+        self.queued += 1
 
     def unwait(self, topic: TopicKey) -> list[Entry]:
         """Take out and return the entries that wait for this topic, oldest first."""
-        return [self.entries[key] for key in self.waiting.pop(topic, {})]
+        keys = self.waiting.pop(topic, {})
+        self.queued -= len(keys)
+        return [self.entries[key] for key in keys]
 
-    def placed(self, entry: Entry, target: TargetKey) -> None:
-        """The entry now goes to this target."""
-        entry.place = Place.PLACED
+    def aim(self, entry: Entry, target: TargetKey) -> None:
+        """The entry goes to this target from now on."""
         entry.target = target
         keys = self.by_target.get(target)
         if keys is None:
             keys = self.by_target[target] = {}
         keys[entry.key] = None
 
+    def queue(self, node: str, key: Key) -> None:
+        """Keep an aimed entry, or a fan-out's part for a node, until the link to the node takes it."""
+        self.queues.setdefault(node, {})[key] = None
+        self.queued += 1
+
+    def unqueue(self, node: str, key: Key) -> None:
+        """It need not be kept for this node any more."""
+        keys = self.queues.get(node)
+        if keys is not None and key in keys:
+            del keys[key]
+            self.queued -= 1
+            if not keys:
+                del self.queues[node]
+
+    def ask_about(self, entry: Entry, now: float) -> None:
+        """The entry had left and its link was lost: whether it runs must be asked."""
+        entry.place = Place.ASKED
+        entry.asked_at = now
+        self.asked[entry.key] = None
+
+    def known(self, entry: Entry) -> None:
+        """The question about an entry was answered: it is there."""
+        entry.place = Place.PLACED
+        self.asked.pop(entry.key, None)
+
     def unplace(self, entry: Entry) -> None:
-        """The entry no longer goes where it was placed, or no longer waits."""
+        """Take the entry out of wherever it is; it has neither target nor place."""
+        key = entry.key
         if entry.place is Place.WAITING:
             keys = self.waiting.get(entry.topic)
-            if keys is not None:
-                keys.pop(entry.key, None)
+            if keys is not None and key in keys:
+                del keys[key]
+                self.queued -= 1
                 if not keys:
                     del self.waiting[entry.topic]
             return
-        keys = self.by_target.get(entry.target)
-        if keys is not None:
-            keys.pop(entry.key, None)
-            if not keys:
-                del self.by_target[entry.target]
-                self.questions.pop(entry.target, None)
+        if entry.place is Place.QUEUED:
+            self.unqueue(entry.target[0], key)
+        elif entry.place is Place.ASKED:
+            self.asked.pop(key, None)
+        keys = self.by_target[entry.target]
+        del keys[key]
+        if not keys:
+            del self.by_target[entry.target]
+            self.questions.pop(entry.target, None)
+        entry.place = Place.WAITING
 
     def end(self, key: Key) -> Entry | None:
-        """Take out and return an entry that ended; None: it had ended before."""
+        """Take out and return an entry that ended; None: it had ended before. Its ``place`` is where it was."""
         entry = self.entries.pop(key, None)
         if entry is not None:
             self.wheel.remove(key, entry.deadline)
+            place = entry.place
             self.unplace(entry)
+            entry.place = place
         return entry
 
     def outstanding(self, target: TargetKey) -> int:
@@ -170,19 +212,17 @@ class Outbox(Struct):
         keys = self.by_target.get(target)
         return len(keys) if keys else 0
 
-    def at_node(self, node: str) -> list[TargetKey]:
-        """Return the targets on a node that hold entries."""
-        return [target for target in self.by_target if target[0] == node]
+    def at_node(self, node: str) -> list[Entry]:
+        """Return the entries that are aimed at a node."""
+        keys = [key for target, keys in self.by_target.items() if target[0] == node for key in keys]
+        return [self.entries[key] for key in keys]
 
-    def ask(self, target: TargetKey, now: float) -> tuple[int, list[Key]]:
-        """Make the latest question about a target; return its number and the ids to ask for."""
+    def question(self, target: TargetKey) -> int:
+        """Return the number of a new question about a target, which is the latest one from now on."""
         self.question_no += 1
         self.questions[target] = self.question_no
-        keys = [key for key in self.by_target.get(target, {}) if self.entries[key].place is Place.ASKED]
-        for key in keys:
-            self.entries[key].asked_at = now
-        return self.question_no, keys
+        return self.question_no
 
-    def answers(self, target: TargetKey, number: int) -> bool:
-        """Return whether an answer is to the latest question about a target."""
-        return self.questions.get(target) == number
+    def overdue(self, grace_s: float, now: float) -> list[Entry]:
+        """Return the entries that were asked about for longer than ``grace_s``."""
+        return [self.entries[key] for key in self.asked if now - self.entries[key].asked_at >= grace_s]

@@ -45,7 +45,7 @@ class Identity(Struct, frozen=True):
 
 
 class Peer(Struct):
-    """Another node. ``link``, ``dial`` and ``held`` are connections: the open one, ours under way, theirs in waiting."""
+    """Another node. ``link``, ``dial``, ``held`` are connections: the open one, ours under way, theirs in waiting."""
 
     node: str
     seen: Seen = field(default_factory=Seen)
@@ -433,10 +433,8 @@ class Peers(Struct):
             return self.lost(link.conn, f"no {_AWAITED[link.phase]} within hello_timeout_s", now)
         peer = self.peers[link.peer]
         reason = "held too long" if peer.dial is not None else "challenged, and silent"
-        changes: list[Change] = []
-        for conn in (peer.dial, peer.link):
-            if conn is not None:
-                changes.append(self._close(self.links[conn], Event.LOST, reason, now))
+        obstacles = [self.links[conn] for conn in (peer.dial, peer.link) if conn is not None]
+        changes: list[Change] = [self._close(obstacle, Event.LOST, reason, now) for obstacle in obstacles]
         return changes + self._unhold(peer.node, now)
 
 

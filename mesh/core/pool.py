@@ -17,6 +17,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from mesh.core.rng import Rng
+from mesh.types import TopicKey
 
 __all__ = ["Action", "Close", "Dial", "Pool", "PoolOptions", "Slot", "State"]
 
@@ -44,7 +45,9 @@ class PoolOptions(Struct, frozen=True):
     ] = 60.0
     redial_min_s: Annotated[
         float,
-        Meta(ge=0.001, le=60, description="The first redial comes at once, the second after this; it doubles, jittered."),
+        Meta(
+            ge=0.001, le=60, description="The first redial comes at once, the second after this; it doubles, jittered."
+        ),
     ] = 0.05
     redial_max_s: Annotated[
         float, Meta(ge=0.01, le=3600, description="The longest pause between two dials of one peer.")
@@ -85,7 +88,8 @@ Action = Dial | Close
 
 
 class Slot(Struct):
-    """One peer. ``wanted``: somebody waits for a link. ``used_at``: when a lease last began or ended."""
+    """One peer. ``wanted``: somebody waits for a link; ``used_at``: when a lease last began or ended; ``topics``: those
+    of ours that its link carries, and when each last did."""
 
     node: str
     state: State = State.CLOSED
@@ -96,6 +100,7 @@ class Slot(Struct):
     used_at: float = 0.0
     retry_at: float = 0.0
     failures: int = 0
+    topics: dict[TopicKey, float] = field(default_factory=dict)
 
 
 class Pool(Struct):
@@ -111,11 +116,13 @@ class Pool(Struct):
             slot = self.slots[node] = Slot(node)
         return slot
 
-    def lease(self, node: str, now: float) -> None:
-        """Something is outstanding over the link to this node."""
+    def lease(self, node: str, now: float, topic: TopicKey | None = None) -> None:
+        """Something is outstanding over the link to this node: a request of ours to a topic, or one of theirs."""
         slot = self.slot(node)
         slot.leases += 1
         slot.used_at = now
+        if topic is not None:
+            slot.topics[topic] = now
 
     def release(self, node: str, now: float, count: int = 1) -> None:
         """That many outstanding things ended."""

@@ -1,9 +1,6 @@
 """The records of the protocol: one schema for the app hop and the peer hop.
 
-A **batch** is ``[counter, [record, …]]`` in MessagePack; a **record** is ``[tag, field, …]``. Everything that
-crosses a socket is a batch. On the app hop a batch is framed by its length (``u32``, little-endian) on a Unix
-stream socket; on the peer hop it is one ZeroMQ message. The counter starts at 0 on each connection and rises by
-one; a gap closes the connection.
+A **record** is ``[tag, field, …]`` in MessagePack; records travel in batches (`codec`).
 
 Bounds written here are constants of the protocol, checked in C while decoding. Configured limits are smaller and
 are answered record by record. A new field goes last, with a default; trailing fields that a decoder does not know
@@ -18,17 +15,12 @@ Times are remaining milliseconds; clocks are never compared. Identity is ``(node
 """
 
 import enum
-from collections.abc import Sequence
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
-
-from mesh.errors import ProtocolError
 
 __all__ = [
     "BODY_INLINE_MAX",
-    "FRAME_BYTES_MAX",
     "PROTOCOL_MINOR",
     "SINCE",
     "TIMEOUT_MS_MAX",
@@ -37,7 +29,6 @@ __all__ = [
     "AppHello",
     "AppWelcome",
     "Ask",
-    "Batch",
     "Cancel",
     "Chunk",
     "ChunkAck",
@@ -70,10 +61,6 @@ __all__ = [
     "Unserve",
     "Verdict",
     "Welcome",
-    "decode",
-    "encode",
-    "encode_split",
-    "weight",
 ]
 
 PROTOCOL_MINOR = 0
@@ -81,12 +68,6 @@ PROTOCOL_MINOR = 0
 
 BODY_INLINE_MAX = 1 << 20
 """Bytes of body in one record; larger bodies travel as chunks."""
-
-FRAME_BYTES_MAX = 16 << 20
-"""Bytes of one batch; a longer frame closes the connection."""
-
-RECORDS_MAX = 16_384
-"""Records in one batch."""
 
 TIMEOUT_MS_MAX = 366 * 86_400_000
 """The longest remaining time that can be written: a cast's ``ttl_s`` may be long, a call's is capped lower."""
@@ -236,7 +217,7 @@ class Keep(_Wire, tag=6):
 
 
 class Goodbye(_Wire, tag=7):
-    """Either end: I start nothing new here. Each end says it once; the link closes when both did and nothing is open."""
+    """Either end: I start nothing new here. Each says it once; the link closes when both did and nothing is open."""
 
     reason: Text = ""
 
@@ -249,7 +230,7 @@ class Credit(_Wire, tag=8):
 
 
 class AppHello(_Wire, tag=16):
-    """App → agent, first. ``session`` survives reconnects; ``connection`` rises with each of them, the greatest wins."""
+    """App → agent, first. ``session`` survives reconnects; ``connection`` rises with each, and the greatest wins."""
 
     protocol_min: U16
     protocol_max: U16
@@ -353,7 +334,7 @@ class Reply(_Wire, tag=33):
 
 
 class Failure(_Wire, tag=34):
-    """Any other end of a call or cast. ``limit`` names the option reached; ``error_type`` the remote exception's class."""
+    """Any other end of a call or cast. ``limit``: the option reached; ``error_type``: the remote exception's class."""
 
     node: Node
     session: U63
@@ -446,7 +427,7 @@ class FloorAsk(_Wire, tag=42):
 
 
 class Chunk(_Wire, tag=43):
-    """A piece of the body that a REQUEST or REPLY announced under ``stream`` on this connection; ``number`` counts from 0."""
+    """A piece of the body that a REQUEST or REPLY announced as ``stream`` on this connection, numbered from 0."""
 
     stream: U63
     number: U32
@@ -532,50 +513,3 @@ Record = (
 
 SINCE: dict[type, int] = {}
 """Records that came after minor 0, and the minor they came with."""
-
-
-class Batch(Struct, array_like=True, gc=False):
-    """What crosses a socket at once."""
-
-    counter: U63
-    records: Annotated[list[Record], Meta(max_length=RECORDS_MAX)]
-
-
-_decoder = msgspec.msgpack.Decoder(Batch)
-_encoder = msgspec.msgpack.Encoder()
-
-
-def decode(data: bytes | bytearray | memoryview) -> Batch:
-    """Decode one batch; raises ProtocolError that names the field, for any bytes that are not one."""
-    try:
-        return _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a batch: {error}") from None
-
-
-def encode(counter: int, records: Sequence[Record], minor: int = PROTOCOL_MINOR) -> bytes:
-    """Encode one batch, leaving out records that the agreed ``minor`` does not know."""
-    if minor < PROTOCOL_MINOR:
-        records = [record for record in records if SINCE.get(type(record), 0) <= minor]
-    return _encoder.encode((counter, records))
-
-
-def encode_split(
-    counter: int, records: Sequence[Record], minor: int = PROTOCOL_MINOR, frame_bytes_max: int = FRAME_BYTES_MAX
-) -> list[bytes]:
-    """Encode records as consecutive batches, from ``counter`` on, each within the bounds of a frame."""
-    if len(records) <= RECORDS_MAX:
-        data = encode(counter, records, minor)
-        if len(data) <= frame_bytes_max or len(records) == 1:
-            return [data]
-    middle = len(records) // 2
-    head = encode_split(counter, records[:middle], minor, frame_bytes_max)
-    return head + encode_split(counter + len(head), records[middle:], minor, frame_bytes_max)
-
-
-def weight(request: Request, chunk_bytes: int) -> int:
-    """Return the bytes a request is charged against a window: its body, one chunk at most, and 128 for the rest.
-
-    A body in chunks is bounded by the chunks in flight, so only its first one counts here.
-    """
-    return min(len(request.body), chunk_bytes) + 128

@@ -8,15 +8,30 @@ from msgspec import Struct, field
 
 from mesh.core.chunks import Chunker
 from mesh.core.inbox import Service
-from mesh.core.records import Failure, Receipt, Record, Reply, Settled
+from mesh.core.records import Failure, Receipt, Record, Reply
 
-__all__ = ["App", "Outcome"]
+__all__ = ["App", "Credentials", "Outcome", "Pending"]
 
-Outcome = Reply | Failure | Receipt | Settled
+Outcome = Reply | Failure | Receipt | None
+"""How a request ended; None for a cast that a handler ended."""
+
+
+class Credentials(Struct, frozen=True):
+    """What the kernel says of the process at the other end of an app's connection; pid 0 and uid -1: nothing."""
+
+    uid: int = -1
+    pid: int = 0
+
+
+class Pending(Struct):
+    """A connection of an app that has not said hello."""
+
+    credentials: Credentials
+    since: float
 
 
 class App(Struct):
-    """The state of one session. ``conn`` is its connection, None while it is away; ``out`` is told at the next flush."""
+    """The state of one session. ``conn``: its connection, None while it is away; ``out``: told at the next flush."""
 
     session: int
     connection: int
@@ -37,11 +52,11 @@ class App(Struct):
     records: int = 0
     bytes: int = 0
     floor: int = 0
-    highest: int = -1
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     accepted: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
     reached: dict[str, int] = field(default_factory=dict)
+    reached_before: dict[str, int] = field(default_factory=dict)
     leaving: bool = False
 
     def raise_floor(self, floor: int) -> None:

@@ -1,0 +1,46 @@
+# One way to do each thing; CI calls the same targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench soak consul clean
+.NOTPARALLEL:
+
+BIN := .venv/bin
+ARGS ?=
+
+help: ## Show this list
+	@awk -F': ## ' '/^[a-z]+: ## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with the agent and all tools for working on it
+	@scripts/setup dev
+
+demo: ## Watch a mesh of three agents do real work, on this machine, under a minute
+	@scripts/setup agent
+	@$(BIN)/mesh demo $(ARGS)
+
+check: ## Lint, formatting, types, import layers, house rules, links in the documentation
+	@scripts/setup dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs_links.py
+
+test: ## Everything, with a real Consul: each core module's coverage, then all tests, fast ones first (ARGS="-k link")
+	@scripts/setup dev
+	@scripts/consul
+	@$(BIN)/python scripts/core-coverage
+	@$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+consul: ## Find Consul on PATH, or build it (about nine minutes, once)
+	@scripts/consul
+
+bench: ## Measure call and cast between two agents, beside plain ZeroMQ
+	@scripts/setup agent
+	@$(BIN)/mesh bench $(ARGS)
+
+soak: ## Search for new failures: random seeds, many examples, until it is done or finds one
+	@scripts/setup dev
+	@$(BIN)/python -m pytest --hypothesis-profile=soak --timeout=3600 -x -m "not system" $(ARGS)
+
+clean: ## Remove caches and build results; the environment stays
+	@rm -rf build dist *.egg-info .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

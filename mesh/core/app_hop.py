@@ -1,0 +1,293 @@
+"""The app hop: what local apps say, and whose word it is.
+
+A connection is nobody's until its first batch brings a HELLO; then it is its session's. A session moves to a newer
+connection of the same app, never to an older one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import structs
+
+from mesh.core import notes
+from mesh.core.calling import Calling
+from mesh.core.codec import Batch, decode
+from mesh.core.context import Act, Context
+from mesh.core.effects import CloseApp, Level
+from mesh.core.records import (
+    PROTOCOL_MINOR,
+    Answer,
+    AppHello,
+    AppWelcome,
+    Cancel,
+    Chunk,
+    ChunkAck,
+    Failure,
+    Goodbye,
+    Ping,
+    Pong,
+    Query,
+    Reach,
+    Refuse,
+    RefuseReason,
+    Reply,
+    Report,
+    Request,
+    Serve,
+    Settled,
+    Unserve,
+)
+from mesh.core.report import REPORTS
+from mesh.core.serving import Serving
+from mesh.core.session import App, Credentials
+from mesh.errors import ProtocolError
+from mesh.types import name_problem
+
+__all__ = ["AppHop"]
+
+APPS_MAX = 10_000
+"""Sessions at once; one more is refused."""
+
+
+class AppHop:
+    """The connections of local apps."""
+
+    def __init__(self, context: Context, calling: Calling, serving: Serving, act: Act) -> None:
+        self.context = context
+        self.state = context.state
+        self.options = context.options
+        self.calling = calling
+        self.serving = serving
+        self.act = act
+        self.verbs: dict[type, Callable[[App, Any, float], None]] = {
+            Request: self._request,
+            Reply: self._reply,
+            Failure: self.serving.reply,
+            Settled: self.serving.settled,
+            Chunk: self._chunk,
+            ChunkAck: self._chunk_ack,
+            Cancel: self.calling.cancel,
+            Serve: self._serve,
+            Unserve: self.serving.unserve,
+            Answer: self._answer,
+            Reach: self._reach,
+            Query: self._query,
+            Ping: self._ping,
+            Pong: self._pong,
+            Goodbye: self._goodbye,
+        }
+
+    def data(self, conn: int, data: bytes | memoryview, now: float) -> None:
+        """One frame arrived from an app."""
+        try:
+            batch = decode(data)
+            app = self._session_of(conn, batch, now)
+            if app is None:
+                return
+            app.heard_at = now
+            for record in batch.records:
+                verb = self.verbs.get(type(record))
+                if verb is None:
+                    raise ProtocolError(f"an app may not send {type(record).__name__}")
+                verb(app, record, now)
+        except (ProtocolError, ValueError) as error:
+            self.malformed(conn, str(error), now)
+
+    def _session_of(self, conn: int, batch: Batch, now: float) -> App | None:
+        """Return the session of a connection, for its next batch; a first batch opens it. None: it was refused."""
+        session = self.state.conns.get(conn)
+        if session is not None:
+            app = self.state.apps[session]
+        else:
+            pending = self.state.pending.pop(conn, None)
+            if pending is None:
+                return None
+            hello = batch.records.pop(0) if batch.records else None
+            if not isinstance(hello, AppHello):
+                raise ProtocolError("the first record of an app is not its HELLO")
+            refuse = self._refuse_app(hello)
+            if refuse is not None:
+                self._turn_away(conn, refuse)
+                self.context.note(notes.APP_REFUSED, Level.WARNING, app=hello.app, why=refuse.text)
+                return None
+            app = self._attach(conn, hello, pending.credentials, now)
+        if batch.counter != app.counter_in:
+            raise ProtocolError(f"batch {batch.counter} came where {app.counter_in} was due")
+        app.counter_in += 1
+        return app
+
+    def _refuse_app(self, hello: AppHello) -> Refuse | None:
+        """Return why an app is not let in, or None."""
+        identity = self.state.peers.identity
+        known = self.state.apps.get(hello.session)
+        problem = name_problem("topic", hello.app) or name_problem("namespace", hello.namespace)
+        if hello.protocol_min > PROTOCOL_MINOR:
+            return Refuse(int(RefuseReason.PROTOCOL), f"this agent speaks protocol 1.0 to 1.{PROTOCOL_MINOR}")
+        if problem is not None or hello.session == 0:
+            return Refuse(int(RefuseReason.MALFORMED), problem or "session 0 is nobody's")
+        if hello.fleet and hello.fleet != identity.fleet:
+            text = f"this agent is of fleet {identity.fleet!r}, the app wants {hello.fleet!r}"
+            return Refuse(int(RefuseReason.FLEET), text)
+        if self.state.draining:
+            return Refuse(int(RefuseReason.DRAINING), "this agent is draining", retry_after_ms=200)
+        if known is None and len(self.state.apps) >= APPS_MAX:
+            return Refuse(int(RefuseReason.BUSY), f"{APPS_MAX} apps are here already", retry_after_ms=1000)
+        if known is not None and hello.connection <= known.connection:
+            return Refuse(int(RefuseReason.STALE_CONNECTION), f"connection {known.connection} came after this one")
+        if known is not None and known.namespace != hello.namespace:
+            return Refuse(int(RefuseReason.MALFORMED), f"this session is of namespace {known.namespace!r}")
+        return None
+
+    def _turn_away(self, conn: int, refuse: Refuse) -> None:
+        self.context.farewells.append((conn, refuse))
+        self.context.effects.append(CloseApp(conn, refuse.text))
+
+    def _attach(self, conn: int, hello: AppHello, credentials: Credentials, now: float) -> App:
+        """Open a session on a connection, or move it there from an older one."""
+        state, options = self.state, self.options
+        app = state.apps.get(hello.session)
+        if app is None:
+            app = state.apps[hello.session] = App(hello.session, 0, hello.app, hello.namespace, None)
+            self.context.note(notes.APP_ATTACHED, Level.INFO, app=hello.app, pid=credentials.pid)
+        elif app.conn is not None:
+            self.context.effects.append(CloseApp(app.conn, "the session moved to a newer connection"))
+            state.conns.pop(app.conn, None)
+        state.conns[conn] = app.session
+        fresh = App(hello.session, hello.connection, app.name, app.namespace, conn)
+        for name in ("services", "records", "bytes", "floor", "outcomes", "reached"):
+            setattr(fresh, name, getattr(app, name))
+        app = state.apps[hello.session] = fresh
+        app.uid, app.pid, app.heard_at = credentials.uid, credentials.pid, now
+        app.protocol = min(PROTOCOL_MINOR, hello.protocol_max)
+        link = options.link
+        app.chunker = structs.replace(
+            app.chunker,
+            chunk_bytes=link.chunk_bytes,
+            in_flight_max=link.chunks_in_flight,
+            body_bytes_max=link.body_bytes_max,
+        )
+        welcome = AppWelcome(
+            protocol=app.protocol,
+            fleet=state.peers.identity.fleet,
+            node=self.context.node,
+            incarnation=state.peers.identity.incarnation,
+            heartbeat_ms=round(options.liveness.heartbeat_s * 1000),
+            body_bytes_max=link.body_bytes_max,
+            chunk_bytes=link.chunk_bytes,
+            chunks_in_flight=link.chunks_in_flight,
+            outstanding_records=options.outbox.outstanding_records,
+            outstanding_bytes=options.outbox.outstanding_bytes,
+            session_window=options.outbox.session_window,
+            call_timeout_ms_max=round(options.outbox.call_timeout_max_s * 1000),
+            resume_grace_ms=round(options.outbox.resume_grace_s * 1000),
+        )
+        self.context.tell(app, welcome)
+        self.serving.resumed(app, now)
+        return app
+
+    def closed(self, conn: int, now: float, *, dead: bool) -> None:
+        """An app's connection is gone; ``dead``: its process is too."""
+        self.state.pending.pop(conn, None)
+        session = self.state.conns.pop(conn, None)
+        if session is None:
+            return
+        app = self.state.apps[session]
+        app.conn = None
+        app.out.clear()
+        app.detached_at = now
+        if dead or app.leaving:
+            self._end_session(app, now)
+        else:
+            self.context.note(notes.APP_DETACHED, Level.INFO, app=app.name, pid=app.pid)
+
+    def died(self, session: int, now: float) -> None:
+        """The process of an app whose connection was lost is gone."""
+        app = self.state.apps.get(session)
+        if app is not None and app.conn is None:
+            self._end_session(app, now)
+
+    def malformed(self, conn: int, why: str, now: float) -> None:
+        """An app broke the protocol: it loses this connection, and nobody else anything."""
+        session = self.state.conns.get(conn)
+        app = self.state.apps.get(session) if session is not None else None
+        self.context.note(notes.APP_MALFORMED, Level.WARNING, app=app.name if app else "", why=why[:500])
+        self._turn_away(conn, Refuse(int(RefuseReason.MALFORMED), why[:500]))
+        self.closed(conn, now, dead=False)
+
+    def _end_session(self, app: App, now: float) -> None:
+        """An app is gone for good."""
+        orderly = app.leaving
+        app.dead = True
+        topics = self.serving.app_gone(app, now, orderly=orderly)
+        self.calling.forget(app, now)
+        del self.state.apps[app.session]
+        level = Level.INFO if orderly else Level.WARNING
+        self.context.note(notes.APP_SESSION_ENDED, level, app=app.name, pid=app.pid, orderly=int(orderly))
+        for topic in topics:
+            self.act(self.calling.topic_changed(topic, now), now)
+
+    def _request(self, app: App, request: Request, now: float) -> None:
+        if request.size:
+            if not app.chunker.announced(request):
+                self.calling.reject(app, request, self.calling.too_large(request, request.size))
+            return
+        self.act(self.calling.request(app, request, now), now)
+
+    def _reply(self, app: App, reply: Reply, now: float) -> None:
+        if not reply.size:
+            self.serving.reply(app, reply, now)
+        elif not app.chunker.announced(reply):
+            self.serving.reply(app, self.serving.too_large(reply), now)
+
+    def _chunk(self, app: App, chunk: Chunk, now: float) -> None:
+        whole, ack = app.chunker.chunk(chunk)
+        self.context.tell(app, ack)
+        if isinstance(whole, Request):
+            self.act(self.calling.request(app, whole, now), now)
+        elif whole is not None:
+            self.serving.reply(app, whole, now)
+
+    def _chunk_ack(self, app: App, ack: ChunkAck, now: float) -> None:
+        for chunk in app.chunker.acked(ack):
+            self.context.tell(app, chunk)
+
+    def _serve(self, app: App, record: Serve, now: float) -> None:
+        topic = self.serving.serve(app, record, now)
+        if topic is not None:
+            self.act(self.calling.topic_changed(topic, now), now)
+
+    def _answer(self, app: App, answer: Answer, now: float) -> None:
+        self.context.answer(answer.node, structs.replace(answer, target=app.session))
+
+    def _reach(self, app: App, reach: Reach, now: float) -> None:
+        app.reached_before[reach.node] = reach.incarnation
+
+    def _query(self, app: App, query: Query, now: float) -> None:
+        report = REPORTS.get(query.what)
+        if report is None:
+            text = f"this agent does not know {query.what!r}; it knows {', '.join(sorted(REPORTS))}"
+            self.context.tell(app, Report(query.seq, False, text.encode()))
+        else:
+            body = report(self.state, self.options, self.context.facts, query.arguments or {}, now)
+            self.context.tell(app, Report(query.seq, True, body))
+
+    def _ping(self, app: App, ping: Ping, now: float) -> None:
+        self.context.tell(app, Pong(ping.stamp))
+
+    def _pong(self, app: App, pong: Pong, now: float) -> None:
+        """It was heard; that is all."""
+
+    def _goodbye(self, app: App, goodbye: Goodbye, now: float) -> None:
+        app.leaving = True
+        self.context.tell(app, Goodbye("answer"))
+
+    def tick(self, now: float) -> None:
+        """Turn away who does not say hello in time; end sessions that did not come back."""
+        for conn, pending in list(self.state.pending.items()):
+            if now - pending.since >= self.options.link.hello_timeout_s:
+                del self.state.pending[conn]
+                self._turn_away(conn, Refuse(int(RefuseReason.MALFORMED), "no HELLO within hello_timeout_s"))
+        grace_s = self.options.outbox.resume_grace_s
+        for app in list(self.state.apps.values()):
+            if app.detached_at is not None and app.conn is None and now - app.detached_at >= grace_s:
+                self._end_session(app, now)

@@ -1,0 +1,128 @@
+"""What the parts of a node share: its state, its options, and the ways out of it.
+
+There are three ways out. Records for a link or an app go to its ``out`` list (``farewells`` for connections of apps
+that were turned away). Records for this node itself, whose apps may call each other, go to ``loopback``: the node
+takes them in as though a link had brought them. Everything else is an effect. ``facts`` is what the shell adds to the
+node's reports.
+"""
+
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct, field
+
+from mesh.core.catalogue import Instance
+from mesh.core.directory import Directory, DirectoryOptions
+from mesh.core.effects import Effect, Level, Note
+from mesh.core.fanout import Fan
+from mesh.core.heat import HeatOptions, Heats
+from mesh.core.inbox import Inbox, InboxOptions
+from mesh.core.link import LinkOptions
+from mesh.core.liveness import LivenessOptions
+from mesh.core.outbox import Key, Outbox, OutboxOptions
+from mesh.core.peers import Change, Peers
+from mesh.core.pool import Action, Pool, PoolOptions
+from mesh.core.records import Ask, Record, Refuse, Reply, Request
+from mesh.core.rng import Rng
+from mesh.core.router import RouterOptions
+from mesh.core.session import App, Pending
+
+__all__ = ["Act", "Carry", "Context", "NodeOptions", "State", "Totals"]
+
+Act = Callable[[Iterable[Action], float], None]
+"""Carries out what the pool decided."""
+
+Carry = Callable[[Iterable[Change], float], None]
+"""Carries what happened to links over to the rest of the node."""
+
+
+class NodeOptions(Struct, frozen=True):
+    """Every option of the core, by the machine it tunes."""
+
+    liveness: LivenessOptions = LivenessOptions()
+    link: LinkOptions = LinkOptions()
+    heat: HeatOptions = HeatOptions()
+    pool: PoolOptions = PoolOptions()
+    directory: DirectoryOptions = DirectoryOptions()
+    router: RouterOptions = RouterOptions()
+    outbox: OutboxOptions = OutboxOptions()
+    inbox: InboxOptions = InboxOptions()
+
+
+class Totals(Struct):
+    """Counters since this node began."""
+
+    calls: int = 0
+    casts: int = 0
+    fanouts: int = 0
+    served: int = 0
+    outcomes: dict[int, int] = field(default_factory=dict)
+
+
+class State(Struct):
+    """All that a node knows. An encode and a decode copy it."""
+
+    rng: Rng
+    peers: Peers
+    directory: Directory
+    heats: Heats = field(default_factory=Heats)
+    pool: Pool = field(default_factory=Pool)
+    outbox: Outbox = field(default_factory=Outbox)
+    fans: dict[Key, Fan] = field(default_factory=dict)
+    inbox: Inbox = field(default_factory=Inbox)
+    apps: dict[int, App] = field(default_factory=dict)
+    pending: dict[int, Pending] = field(default_factory=dict)
+    conns: dict[int, int] = field(default_factory=dict)
+    next_app: int = 1
+    dirty_apps: dict[int, None] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    draining: bool = False
+    drain_until: float = 0.0
+    departing: list[tuple[float, Instance]] = field(default_factory=list)
+    questions: dict[int, list[tuple[float, Ask]]] = field(default_factory=dict)
+    ticked_at: float = 0.0
+    due_at: float = 0.0
+    swept_at: float = 0.0
+
+
+class Context:
+    """One node's state and options, and what it has to say."""
+
+    def __init__(self, state: State, options: NodeOptions) -> None:
+        self.node = state.peers.identity.node
+        self.state = state
+        self.options = options
+        self.effects: list[Effect] = []
+        self.loopback: list[Record] = []
+        self.farewells: list[tuple[int, Refuse]] = []
+        self.facts: dict[str, object] = {}
+
+    def note(self, name: str, level: Level, **facts: str | int | float) -> None:
+        """Tell people that something happened."""
+        self.effects.append(Note(name, level, facts))
+
+    def tell(self, app: App, record: Record) -> None:
+        """Put a record on an app's way out; a large body goes in chunks. An app that is away is told nothing."""
+        if app.conn is None:
+            return
+        self.state.dirty_apps[app.session] = None
+        if isinstance(record, Request | Reply) and len(record.body) > app.chunker.chunk_bytes:
+            announcement, chunks = app.chunker.split(record)
+            app.out.append(announcement)
+            app.out.extend(chunks)
+        else:
+            app.out.append(record)
+
+    def answer(self, node: str, record: Record) -> None:
+        """Send a node what it asked or waits for. Without a link it is dropped: the node asks again when it has one."""
+        if node == self.node:
+            self.loopback.append(record)
+            return
+        link = self.state.peers.any_link(node)
+        if link is None:
+            return
+        if isinstance(record, Reply) and len(record.body) > link.chunker.chunk_bytes:
+            announcement, chunks = link.chunker.split(record)
+            for part in (announcement, *chunks):
+                self.state.peers.say(link, part)
+        else:
+            self.state.peers.say(link, record)

@@ -1,0 +1,176 @@
+"""The peer hop: what other agents say.
+
+Until a link is open only its handshake may come by it. Then whatever comes proves that the peer is alive, and goes to
+the calling or the serving half.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mesh.core import notes
+from mesh.core.calling import Calling
+from mesh.core.codec import decode
+from mesh.core.context import Act, Carry, Context
+from mesh.core.effects import Level
+from mesh.core.link import Link, Phase
+from mesh.core.records import (
+    Answer,
+    Ask,
+    Cancel,
+    Chunk,
+    ChunkAck,
+    Credit,
+    Failure,
+    GiveBack,
+    Goodbye,
+    Hello,
+    Keep,
+    Ping,
+    Pong,
+    Receipt,
+    Record,
+    Refuse,
+    Reply,
+    Request,
+    Settled,
+    Welcome,
+)
+from mesh.core.serving import Serving
+from mesh.errors import ProtocolError
+from mesh.types import node_id_problem
+
+__all__ = ["LinkHop"]
+
+
+class LinkHop:
+    """The connections of other agents."""
+
+    def __init__(self, context: Context, calling: Calling, serving: Serving, act: Act, change: Carry) -> None:
+        self.context = context
+        self.state = context.state
+        self.options = context.options
+        self.calling = calling
+        self.serving = serving
+        self.act = act
+        self.change = change
+        self.verbs: dict[type, Callable[[Link, Any, float], None]] = {
+            Request: self._request,
+            Reply: self._reply,
+            Failure: self._failure,
+            Settled: self._settled,
+            Chunk: self._chunk,
+            ChunkAck: self._chunk_ack,
+            GiveBack: self._give_back,
+            Receipt: self._receipt,
+            Cancel: self._cancel,
+            Credit: self._credit,
+            Ask: self._ask,
+            Answer: self._answer,
+            Keep: self._keep,
+            Ping: self._ping,
+            Pong: self._pong,
+            Goodbye: self._goodbye,
+        }
+
+    def data(self, conn: int, data: bytes | memoryview, now: float) -> None:
+        """One message arrived on a link."""
+        link = self.state.peers.links.get(conn)
+        if link is None:
+            return
+        link.bytes_in += len(data)
+        try:
+            batch = decode(data)
+            if batch.counter != link.counter_in:
+                raise ProtocolError(f"batch {batch.counter} came where {link.counter_in} was due")
+            link.counter_in += 1
+            link.records_in += len(batch.records)
+            for record in batch.records:
+                self._record(link, record, now)
+        except (ProtocolError, ValueError) as error:
+            self.context.note(notes.LINK_MALFORMED, Level.WARNING, peer=link.peer, conn=conn, why=str(error)[:500])
+            self.change(self.state.peers.lost(conn, f"broke the protocol: {error}"[:500], now), now)
+
+    def _record(self, link: Link, record: Record, now: float) -> None:
+        if link.phase in (Phase.OPEN, Phase.LEAVING):
+            self.state.peers.heard(link, now)
+            verb = self.verbs.get(type(record))
+            if verb is None:
+                raise ProtocolError(f"a peer may not send {type(record).__name__} on an open link")
+            verb(link, record, now)
+        elif link.phase is Phase.UNPROVEN and isinstance(record, Hello):
+            problem = node_id_problem(record.node)
+            if problem is not None:
+                raise ProtocolError(problem)
+            admitted, actions = self.state.pool.admit(record.node, self.options.pool)
+            self.change(self.state.peers.hello(link, record, admitted, now), now)
+            self.act(actions, now)
+        elif link.phase is Phase.GREETING and isinstance(record, Welcome):
+            self.change(self.state.peers.welcome(link, record, now), now)
+        elif link.phase is Phase.GREETING and isinstance(record, Refuse):
+            self.change(self.state.peers.refused(link, record, now), now)
+        elif link.phase is not Phase.CLOSED:
+            raise ProtocolError(f"{type(record).__name__} came while the link was {link.phase.name}")
+
+    def _request(self, link: Link, request: Request, now: float) -> None:
+        if not request.size:
+            self.serving.offer(link.peer, request, link, now)
+        elif not link.chunker.announced(request):
+            self.serving.refuse_size(link, request)
+
+    def _reply(self, link: Link, reply: Reply, now: float) -> None:
+        if not reply.size:
+            self.calling.reply(reply, now)
+        elif not link.chunker.announced(reply):
+            self.calling.reply(self.serving.too_large(reply), now)
+
+    def _failure(self, link: Link, failure: Failure, now: float) -> None:
+        self.calling.reply(failure, now)
+
+    def _settled(self, link: Link, settled: Settled, now: float) -> None:
+        self.calling.settled(settled, now)
+
+    def _chunk(self, link: Link, chunk: Chunk, now: float) -> None:
+        whole, ack = link.chunker.chunk(chunk)
+        self.state.peers.say(link, ack)
+        if isinstance(whole, Request):
+            self.serving.offer(link.peer, whole, link, now)
+        elif whole is not None:
+            self.calling.reply(whole, now)
+
+    def _chunk_ack(self, link: Link, ack: ChunkAck, now: float) -> None:
+        for chunk in link.chunker.acked(ack):
+            self.state.peers.say(link, chunk)
+
+    def _give_back(self, link: Link, record: GiveBack, now: float) -> None:
+        self.act(self.calling.give_back(link.peer, record, now), now)
+
+    def _receipt(self, link: Link, receipt: Receipt, now: float) -> None:
+        self.calling.receipt(link.peer, receipt, now)
+
+    def _cancel(self, link: Link, cancel: Cancel, now: float) -> None:
+        self.serving.cancel(link.peer, cancel, now)
+
+    def _credit(self, link: Link, credit: Credit, now: float) -> None:
+        link.credit_records = max(link.credit_records, credit.records)
+        link.credit_bytes = max(link.credit_bytes, credit.bytes)
+        self.calling.flush_queue(link.peer, now)
+
+    def _ask(self, link: Link, ask: Ask, now: float) -> None:
+        self.serving.ask(link.peer, ask, now)
+
+    def _answer(self, link: Link, answer: Answer, now: float) -> None:
+        self.act(self.calling.answer(link.peer, answer, now), now)
+
+    def _keep(self, link: Link, keep: Keep, now: float) -> None:
+        link.keep_there = keep.persistent
+        self.state.pool.slot(link.peer).persistent = link.persistent
+
+    def _ping(self, link: Link, ping: Ping, now: float) -> None:
+        self.state.peers.say(link, Pong(ping.stamp))
+
+    def _pong(self, link: Link, pong: Pong, now: float) -> None:
+        self.change(self.state.peers.pong(link, pong, now), now)
+
+    def _goodbye(self, link: Link, goodbye: Goodbye, now: float) -> None:
+        self.state.peers.goodbye_heard(link, now)
+        self.state.pool.closing(link.peer)

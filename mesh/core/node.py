@@ -1,0 +1,397 @@
+"""A node: everything one agent decides, driven by its shell or by the simulator, and by nothing else.
+
+The way of a call, room by room::
+
+    app ─▶ AppHop ─▶ Calling.request ─▶ router.choose ─▶ pool.lease ─▶ the link's list ─▶ take
+                                                                                            │
+                                         LinkHop of the peer's node ◀───────────────────────┘
+                                            │
+                                            ▼
+            app ◀─ take ◀─ the app's list ◀─ Serving.offer
+             │
+             ▼
+           AppHop ─▶ Serving.reply ─▶ the link's list ─▶ take ─▶ LinkHop ─▶ Calling.reply ─▶ the caller's list ─▶ take
+
+A shell calls an entry with what happened and the time, and then `take` for what is to be carried out: effects, and
+the batches that have gathered for apps and links. It calls `tick` when `deadline` has come. Entries never raise for
+what came from outside: whoever breaks the protocol loses the connection it came by, with one note.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec import msgpack
+
+from mesh.core import notes
+from mesh.core.app_hop import AppHop
+from mesh.core.calling import Calling
+from mesh.core.catalogue import Snapshot
+from mesh.core.codec import encode_split
+from mesh.core.context import Context, NodeOptions, State
+from mesh.core.directory import Directory
+from mesh.core.effects import CloseApp, CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
+from mesh.core.inbox import Stage
+from mesh.core.link import Link, Phase
+from mesh.core.link_hop import LinkHop
+from mesh.core.liveness import Condition
+from mesh.core.peers import Change, Closed, Identity, Opened, Peers, Refused
+from mesh.core.pool import Action, Dial
+from mesh.core.ranges import to_ranges
+from mesh.core.records import (
+    Accepted,
+    Answer,
+    Ask,
+    Cancel,
+    Failure,
+    GiveBack,
+    Goodbye,
+    Receipt,
+    RefuseReason,
+    Reply,
+    Request,
+    Settled,
+)
+from mesh.core.rng import Rng
+from mesh.core.serving import Serving
+from mesh.core.session import Credentials, Pending
+
+__all__ = ["Node", "Output"]
+
+EXIT_RESTART = 77
+"""Exit status: start me again, with a greater incarnation."""
+
+EXIT_DUPLICATE = 78
+"""Exit status: another agent has this node id; starting again would only evict it."""
+
+FAREWELL_S = 1.0
+"""How long a refused connection stays open for its reason to arrive."""
+
+SWEEP_S = 5.0
+"""How often what is rarely stale is looked through."""
+
+CALLER_IDLE_S = 60.0
+"""How long the floor of a silent calling session is kept."""
+
+
+class Output(NamedTuple):
+    """What one turn has to carry out, in this order: batches for apps, batches for links, effects."""
+
+    app_data: list[tuple[int, bytes]]
+    link_data: list[tuple[int, bytes]]
+    effects: list[Effect]
+
+
+class Node:
+    """One agent's decisions. ``identity``: who it is; ``seed``: of its random numbers; ``now``: seconds, monotonic."""
+
+    def __init__(self, identity: Identity, options: NodeOptions, seed: int, now: float) -> None:
+        peers = Peers(identity, options.liveness, options.link)
+        state = State(Rng(seed), peers, Directory(identity.node), ticked_at=now, swept_at=now)
+        state.heats.folded_at = now
+        self._assemble(state, options)
+
+    def _assemble(self, state: State, options: NodeOptions) -> None:
+        self.state = state
+        self.options = options
+        self.context = Context(state, options)
+        self.facts = self.context.facts
+        self.calling = Calling(self.context)
+        self.serving = Serving(self.context)
+        self.apps = AppHop(self.context, self.calling, self.serving, self._act)
+        self.links = LinkHop(self.context, self.calling, self.serving, self._act, self._change)
+
+    def copy(self) -> "Node":
+        """Return a node in the same state, which shares nothing with this one. What is out must have been taken."""
+        twin = Node.__new__(Node)
+        twin._assemble(msgpack.decode(msgpack.encode(self.state), type=State), self.options)
+        return twin
+
+    # Apps
+
+    def app_connected(self, credentials: Credentials, now: float) -> int:
+        """A local process connected; return the number of its connection."""
+        conn = self.state.next_app
+        self.state.next_app += 1
+        self.state.pending[conn] = Pending(credentials, now)
+        return conn
+
+    def app_data(self, conn: int, data: bytes | memoryview, now: float) -> None:
+        """One frame arrived from an app."""
+        self.apps.data(conn, data, now)
+        self._loop_back(now)
+
+    def app_malformed(self, conn: int, why: str, now: float) -> None:
+        """An app sent what is no frame at all."""
+        self.apps.malformed(conn, why, now)
+        self._loop_back(now)
+
+    def app_closed(self, conn: int, now: float, *, dead: bool) -> None:
+        """An app's connection is gone; ``dead``: its process is too."""
+        self.apps.closed(conn, now, dead=dead)
+        self._loop_back(now)
+
+    def app_died(self, session: int, now: float) -> None:
+        """The process of an app whose connection was lost is gone."""
+        self.apps.died(session, now)
+        self._loop_back(now)
+
+    # Links
+
+    def link_accepted(self, now: float) -> int:
+        """Somebody connected to the link port; return the number of the connection."""
+        return self.state.peers.accepted(now).conn
+
+    def link_connected(self, conn: int, now: float) -> None:
+        """A dial reached somebody."""
+        self.state.peers.connected(conn, now)
+
+    def link_data(self, conn: int, data: bytes | memoryview, now: float) -> None:
+        """One message arrived on a link."""
+        self.links.data(conn, data, now)
+        self._loop_back(now)
+
+    def link_lost(self, conn: int, reason: str, now: float) -> None:
+        """A connection is gone, or a dial failed."""
+        self._change(self.state.peers.lost(conn, reason, now), now)
+        self._loop_back(now)
+
+    # The matchmaker
+
+    def snapshot(self, snapshot: Snapshot, now: float) -> None:
+        """The matchmaker says who serves a topic."""
+        view, doubted = self.state.directory.snapshot(snapshot, self.options.directory, now)
+        if doubted:
+            self.context.note(notes.TOPIC_DOUBTED, Level.WARNING, topic=str(snapshot.topic))
+            self.context.effects.append(Watch(snapshot.topic, fresh=True))
+        elif view is not None:
+            self._act(self.calling.topic_changed(snapshot.topic, now), now)
+            self._loop_back(now)
+
+    # Time
+
+    def deadline(self) -> float:
+        """Return when `tick` wants to be called next."""
+        timers = (self.state.outbox.wheel.deadline(), self.state.pool.deadline())
+        earliest = min((due for due in timers if due is not None), default=float("inf"))
+        self.state.due_at = max(self.state.ticked_at, min(earliest, self.state.ticked_at + self._tick_s()))
+        return self.state.due_at
+
+    def _tick_s(self) -> float:
+        return min(0.25, self.options.liveness.heartbeat_s / 4)
+
+    def tick(self, now: float) -> None:
+        """Do what is due. Called late, it first takes its own lag off everybody else's silence."""
+        state = self.state
+        lag_s = now - state.due_at if state.due_at else 0.0
+        if lag_s > self.options.liveness.heartbeat_s / 2:
+            state.peers.lagged(lag_s)
+            self.context.note(notes.LAGGED, Level.WARNING, lag_s=round(lag_s, 3))
+        state.ticked_at = now
+        self.calling.tick(now)
+        self.serving.tick(now)
+        self.apps.tick(now)
+        if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
+            self._fold_heat(now)
+        busy = {node: slot.leases for node, slot in state.pool.slots.items() if slot.leases}
+        self._change(state.peers.tick(busy, now), now)
+        self._act(state.pool.tick(self.options.pool, now), now)
+        for link in [link for link in state.peers.links.values() if link.phase is Phase.LEAVING]:
+            self._part(link, now)
+        unwatch, changed = state.directory.tick(self.options.directory, now)
+        self.context.effects.extend(Unwatch(topic) for topic in unwatch)
+        for topic in changed:
+            self._act(self.calling.topic_changed(topic, now), now)
+        if now - state.swept_at >= SWEEP_S:
+            state.swept_at = now
+            state.inbox.forget_idle(CALLER_IDLE_S, now)
+        self._loop_back(now)
+        if state.draining:
+            self._end_drain(now)
+
+    def _fold_heat(self, now: float) -> None:
+        """Decide anew which topics are hot, and so which links are kept."""
+        state, options = self.state, self.options
+        for topic in state.heats.fold(options.heat, now):
+            is_hot = state.heats.is_hot(topic, options.heat)
+            name = notes.TOPIC_HOT if is_hot else notes.TOPIC_COLD
+            self.context.note(name, Level.INFO, topic=str(topic), rate=round(state.heats.rate(topic), 2))
+        for node, slot in state.pool.slots.items():
+            link = state.peers.open_link(node)
+            hot = [topic for topic in slot.topics if state.heats.is_hot(topic, options.heat)]
+            slot.rate = max((state.heats.rate(topic) for topic in hot), default=0.0)
+            if link is not None:
+                state.peers.keep(link, bool(hot))
+                slot.persistent = link.persistent
+            cold = [t for t, used in slot.topics.items() if t not in hot and now - used > options.heat.dwell_s]
+            for topic in cold:
+                del slot.topics[topic]
+
+    def drain(self, now: float) -> None:
+        """Take nothing new, finish what runs, give back what did not start; then stop, at the latest after drain_s."""
+        if self.state.draining:
+            return
+        self.state.draining = self.state.peers.draining = True
+        self.state.drain_until = now + self.options.link.drain_s
+        self.context.note(notes.DRAINING, Level.INFO, drain_s=self.options.link.drain_s)
+        self.serving.drain(now)
+        for app in self.state.apps.values():
+            self.context.tell(app, Goodbye("draining"))
+        self._loop_back(now)
+
+    def _end_drain(self, now: float) -> None:
+        """Stop once nothing is left to do, or time is up."""
+        state = self.state
+        left = len(state.outbox.entries) + len(state.fans)
+        for caller in state.inbox.callers.values():
+            left += sum(handed.stage is not Stage.ENDED for handed in caller.handed.values())
+        if (left or state.departing) and now < state.drain_until:
+            return
+        self.context.note(notes.DRAINED, Level.INFO, left=left)
+        for link in state.peers.links.values():
+            state.peers.leave(link, "draining", now)
+        for app in state.apps.values():
+            if app.conn is not None:
+                self.context.effects.append(CloseApp(app.conn, "drained"))
+        self.context.effects.append(Stop(0, "drained"))
+
+    # What the parts decided is carried out
+
+    def _act(self, actions: Iterable[Action], now: float) -> None:
+        """Dial and close what the pool decided."""
+        for action in actions:
+            peer = self.state.peers.peer(action.node)
+            if isinstance(action, Dial):
+                if peer.endpoint is None:
+                    self._change([Closed(action.node, 0, "its address is not known", was_dial=True)], now)
+                    continue
+                link = self.state.peers.dial(action.node, now)
+                self.context.effects.append(OpenLink(link.conn, action.node, peer.endpoint.host, peer.endpoint.port))
+            else:
+                open_link = self.state.peers.open_link(action.node)
+                if open_link is not None:
+                    self.state.peers.leave(open_link, action.reason, now)
+
+    def _change(self, changes: Iterable[Change], now: float) -> None:
+        """Carry what happened to links over to pool, calls and shell."""
+        changes = list(changes)
+        replaced = {change.node for change in changes if isinstance(change, Opened)}
+        for change in changes:
+            if isinstance(change, Opened):
+                link = self.state.peers.links[change.conn]
+                self.state.pool.opened(change.node, now)
+                self.context.note(
+                    notes.LINK_OPENED, Level.INFO, peer=change.node, incarnation=link.incarnation, conn=change.conn
+                )
+                self.calling.link_opened(link, now)
+            elif isinstance(change, Closed):
+                self._closed(change, change.node in replaced, now)
+            else:
+                self._refused(change, now)
+
+    def _closed(self, closed: Closed, replaced: bool, now: float) -> None:
+        """A connection is over: what depended on it is told, and it may be dialled again."""
+        state, options = self.state, self.options
+        self.context.effects.append(CloseLink(closed.conn, FAREWELL_S if closed.orderly else 0.0))
+        facts = {"peer": closed.node, "why": closed.reason}
+        if closed.was_open:
+            name, level = (notes.LINK_CLOSED, Level.INFO) if closed.orderly else (notes.LINK_LOST, Level.WARNING)
+            self.context.note(name, level, **facts)
+            actions = state.pool.closed(closed.node, options.pool, now, state.rng, failed=False)
+            if not closed.orderly and not replaced:
+                state.peers.peer(closed.node).condition = Condition.SUSPECT
+            self._act(actions, now)
+            self._act(self.calling.link_lost(closed.node, now), now)
+        elif closed.was_dial and not replaced:
+            self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
+            self._dial_failed(closed.node, now)
+
+    def _dial_failed(self, node: str, now: float) -> None:
+        state = self.state
+        state.peers.peer(node).condition = Condition.SUSPECT
+        self._act(state.pool.closed(node, self.options.pool, now, state.rng, failed=True), now)
+        self._act(self.calling.dial_failed(node, now), now)
+
+    def _refused(self, refused: Refused, now: float) -> None:
+        """A connection was turned away, by us or by them."""
+        reason, text = refused.refuse.reason, refused.refuse.text
+        is_duplicate = reason == RefuseReason.DUPLICATE_NODE
+        level = Level.ERROR if is_duplicate else Level.INFO if reason == RefuseReason.BUSY else Level.WARNING
+        name = notes.DUPLICATE_NODE if is_duplicate else notes.LINK_REFUSED
+        self.context.note(name, level, peer=refused.node, by_us=int(refused.by_us), why=text)
+        self.context.effects.append(CloseLink(refused.conn, FAREWELL_S))
+        if refused.by_us:
+            return
+        if is_duplicate:
+            self.context.effects.append(Stop(EXIT_DUPLICATE, text))
+        elif reason == RefuseReason.STALE_INCARNATION:
+            self.context.effects.append(Stop(EXIT_RESTART, text, refused.refuse.greater))
+        if refused.was_dial:
+            self._dial_failed(refused.node, now)
+
+    def _part(self, link: Link, now: float) -> None:
+        """Close a link on which both ends said goodbye, once nothing is open on it."""
+        slot = self.state.pool.slots.get(link.peer)
+        if link.goodbye_sent and link.goodbye_heard and not link.out and not (slot and slot.leases):
+            self._change(self.state.peers.lost(link.conn, "goodbye", now), now)
+
+    def _loop_back(self, now: float) -> None:
+        """Take in what this node says to itself, until it is silent."""
+        context, node = self.context, self.context.node
+        while context.loopback:
+            records, context.loopback = context.loopback, []
+            for record in records:
+                if isinstance(record, Request):
+                    self.serving.offer(node, record, None, now)
+                elif isinstance(record, Reply | Failure):
+                    self.calling.reply(record, now)
+                elif isinstance(record, Settled):
+                    self.calling.settled(record, now)
+                elif isinstance(record, GiveBack):
+                    self._act(self.calling.give_back(node, record, now), now)
+                elif isinstance(record, Receipt):
+                    self.calling.receipt(node, record, now)
+                elif isinstance(record, Cancel):
+                    self.serving.cancel(node, record, now)
+                elif isinstance(record, Ask):
+                    self.serving.ask(node, record, now)
+                elif isinstance(record, Answer):
+                    self._act(self.calling.answer(node, record, now), now)
+
+    # What goes out
+
+    def take(self, now: float) -> Output:
+        """Return what has gathered since the last time, and forget it."""
+        state, context = self.state, self.context
+        app_data: list[tuple[int, bytes]] = []
+        link_data: list[tuple[int, bytes]] = []
+        for conn, refuse in context.farewells:
+            app_data.extend((conn, data) for data in encode_split(0, [refuse]))
+        context.farewells.clear()
+        for session in state.dirty_apps:
+            app = state.apps.get(session)
+            if app is None or app.conn is None:
+                continue
+            if app.accepted:
+                app.out.append(Accepted(to_ranges(app.accepted)))
+                app.accepted.clear()
+            if app.settled:
+                app.out.append(Settled(context.node, app.session, to_ranges(app.settled)))
+                app.settled.clear()
+            frames = encode_split(app.counter_out, app.out, app.protocol)
+            app.counter_out += len(frames)
+            app.out.clear()
+            app_data.extend((app.conn, frame) for frame in frames)
+        state.dirty_apps.clear()
+        dirty = [state.peers.links[conn] for conn in state.peers.dirty]
+        for link in (*dirty, *state.peers.parting):
+            frames = encode_split(link.counter_out, link.out, link.protocol)
+            link.counter_out += len(frames)
+            link.records_out += len(link.out)
+            link.bytes_out += sum(map(len, frames))
+            link.liveness.sent_at = now
+            link.out.clear()
+            link_data.extend((link.conn, frame) for frame in frames)
+        state.peers.dirty.clear()
+        state.peers.parting.clear()
+        effects, context.effects = context.effects, []
+        return Output(app_data, link_data, effects)

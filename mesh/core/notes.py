@@ -1,0 +1,51 @@
+"""The names of what a node tells people: one constant for each, for logs to be searched by and tests to expect."""
+
+__all__ = [
+    "APP_ATTACHED",
+    "APP_DETACHED",
+    "APP_MALFORMED",
+    "APP_REFUSED",
+    "APP_SESSION_ENDED",
+    "CAST_FAILED",
+    "DIAL_FAILED",
+    "DRAINED",
+    "DRAINING",
+    "DUPLICATE_NODE",
+    "FOREIGN_RECORD",
+    "INBOUND_EVICTED",
+    "LAGGED",
+    "LINK_CLOSED",
+    "LINK_LOST",
+    "LINK_MALFORMED",
+    "LINK_OPENED",
+    "LINK_REFUSED",
+    "SERVICE_ENDED",
+    "SERVICE_STARTED",
+    "TOPIC_COLD",
+    "TOPIC_DOUBTED",
+    "TOPIC_HOT",
+]
+
+APP_ATTACHED = "app_attached"
+APP_DETACHED = "app_detached"
+APP_MALFORMED = "app_malformed"
+APP_REFUSED = "app_refused"
+APP_SESSION_ENDED = "app_session_ended"
+CAST_FAILED = "cast_failed"
+DIAL_FAILED = "dial_failed"
+DRAINED = "drained"
+DRAINING = "draining"
+DUPLICATE_NODE = "duplicate_node"
+FOREIGN_RECORD = "foreign_record"
+INBOUND_EVICTED = "inbound_evicted"
+LAGGED = "lagged"
+LINK_CLOSED = "link_closed"
+LINK_LOST = "link_lost"
+LINK_MALFORMED = "link_malformed"
+LINK_OPENED = "link_opened"
+LINK_REFUSED = "link_refused"
+SERVICE_ENDED = "service_ended"
+SERVICE_STARTED = "service_started"
+TOPIC_COLD = "topic_cold"
+TOPIC_DOUBTED = "topic_doubted"
+TOPIC_HOT = "topic_hot"

@@ -1,0 +1,128 @@
+"""What an agent tells of itself, for people and programs: one pure function for each question, answered in JSON."""
+
+from collections.abc import Callable, Mapping
+
+from msgspec import json
+
+from mesh.core.context import NodeOptions, State
+from mesh.core.link import Phase
+
+__all__ = ["REPORTS", "Facts"]
+
+Facts = Mapping[str, object]
+"""What only the shell knows: process, descriptors, loop lag, matchmaker."""
+
+Report = Callable[[State, NodeOptions, Facts, Mapping[str, str], float], bytes]
+
+
+def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[str, str], now: float) -> bytes:
+    """Return who this agent is and how it is doing."""
+    identity = state.peers.identity
+    return json.encode(
+        {
+            "node": identity.node,
+            "fleet": identity.fleet,
+            "incarnation": identity.incarnation,
+            "endpoint": str(identity.endpoint),
+            "draining": state.draining,
+            "apps": [
+                {
+                    "name": app.name,
+                    "namespace": app.namespace,
+                    "pid": app.pid,
+                    "session": f"{app.session:x}",
+                    "attached": app.conn is not None,
+                    "outstanding_records": app.records,
+                    "outstanding_bytes": app.bytes,
+                    "serves": [{"topic": s.topic, "server": s.server} for s in app.services.values()],
+                }
+                for app in state.apps.values()
+            ],
+            "links": sum(link.phase is Phase.OPEN for link in state.peers.links.values()),
+            "links_max": options.pool.links_max,
+            "outstanding": len(state.outbox.entries) + len(state.fans),
+            "waiting": state.outbox.queued,
+            "remembered": sum(len(caller.handed) for caller in state.inbox.callers.values()),
+            "totals": {
+                "calls": state.totals.calls,
+                "casts": state.totals.casts,
+                "fanouts": state.totals.fanouts,
+                "served": state.totals.served,
+                "outcomes": {str(status): count for status, count in state.totals.outcomes.items()},
+            },
+            **facts,
+        }
+    )
+
+
+def links(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[str, str], now: float) -> bytes:
+    """Return every link: to whom, of what kind and why, its round trip, and what went over it."""
+    rows = []
+    for link in state.peers.links.values():
+        peer = state.peers.peers.get(link.peer)
+        slot = state.pool.slots.get(link.peer)
+        topics = [
+            {
+                "topic": str(topic),
+                "hot": state.heats.is_hot(topic, options.heat),
+                "pin": options.heat.pin.get(topic.topic),
+                "rate": round(state.heats.rate(topic), 3),
+            }
+            for topic in (slot.topics if slot else ())
+        ]
+        rows.append(
+            {
+                "peer": link.peer or "?",
+                "phase": link.phase.name.lower(),
+                "kind": "persistent" if link.persistent else "ephemeral",
+                "dialled": link.dialled,
+                "kept_by": [side for side, keeps in (("us", link.keep_here), ("them", link.keep_there)) if keeps],
+                "topics": topics,
+                "condition": peer.condition.name.lower() if peer else "unknown",
+                "rtt_ms": round(link.rtt_s * 1000, 3) if link.rtt_s is not None else None,
+                "heard_s": round(max(0.0, now - link.liveness.heard_at), 3),
+                "age_s": round(now - link.since, 3),
+                "leases": slot.leases if slot else 0,
+                "records_in": link.records_in,
+                "records_out": link.records_out,
+                "bytes_in": link.bytes_in,
+                "bytes_out": link.bytes_out,
+            }
+        )
+    return json.encode(rows)
+
+
+def topics(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[str, str], now: float) -> bytes:
+    """Return every topic of interest here: its heat, and who serves it."""
+    rows = []
+    for key, view in state.directory.views.items():
+        instances = {**view.listed, **view.local}
+        rows.append(
+            {
+                "topic": key.topic,
+                "namespace": key.namespace,
+                "hot": state.heats.is_hot(key, options.heat),
+                "pin": options.heat.pin.get(key.topic),
+                "rate": round(state.heats.rate(key), 3),
+                "known": view.known or bool(view.local),
+                "waiting": len(state.outbox.waiting.get(key, ())),
+                "instances": [
+                    {
+                        "node": instance.agent.node,
+                        "server": instance.server,
+                        "session": f"{instance.session:x}",
+                        "endpoint": str(instance.agent.endpoint),
+                        "health": instance.health.name.lower(),
+                        "local": instance_key in view.local,
+                        "hidden": instance_key in view.hidden,
+                    }
+                    for instance_key, instance in sorted(instances.items())
+                ],
+                "absent": [str(gone.node) + "/" + gone.server for gone in view.absent],
+            }
+        )
+    return json.encode(rows)
+
+
+REPORTS: dict[str, Report] = {"status": status, "links": links, "topics": topics}
+"""What a query may ask for."""

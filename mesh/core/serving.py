@@ -1,0 +1,482 @@
+"""The serving agent: takes requests from other agents, hands them to its apps, and sends the answers back.
+
+Read in the order of a message: `offer` remembers a request and puts it in a service's queue, `_hand_out` gives it to
+the app when the app can begin it, `reply` and `settled` end it. A request that cannot be run here is given back: only
+the caller's agent places.
+"""
+
+from collections.abc import Iterable
+
+from mesh.core import notes
+from mesh.core.catalogue import AgentEntry, Health, Instance
+from mesh.core.codec import weight
+from mesh.core.context import Context
+from mesh.core.effects import Level, Register, Renew, Withdraw
+from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Handed, Id, Service, Stage
+from mesh.core.link import Link
+from mesh.core.ranges import expand, to_ranges
+from mesh.core.records import (
+    Answer,
+    Ask,
+    Cancel,
+    Failure,
+    GiveBack,
+    Kind,
+    Receipt,
+    Reply,
+    Request,
+    Serve,
+    Settled,
+    Status,
+    Unserve,
+    Verdict,
+)
+from mesh.core.records import (
+    Serving as Served,
+)
+from mesh.core.session import App
+from mesh.types import TopicKey, name_problem
+
+__all__ = ["Serving"]
+
+SEQS_MAX = 1 << 16
+"""Seqs that one record may settle."""
+
+FULL_RETRY_MS = 100
+"""When to come back to an instance whose queue was full."""
+
+GONE_RETRY_MS = 1_000
+"""For how long an instance that is gone here is passed over, unless the catalogue says something new."""
+
+
+QUESTIONS_MAX = 10_000
+"""Apps that may be asked for while they are away."""
+
+
+class Serving:
+    """The serving half of a node."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.state = context.state
+        self.options = context.options
+
+    # An app serves
+
+    def serve(self, app: App, record: Serve, now: float) -> TopicKey | None:
+        """Let an app serve a topic; return the topic if somebody may be waiting for it."""
+        problem = name_problem("topic", record.topic) or name_problem("server", record.server)
+        service = app.services.get(record.topic)
+        if problem is None and service is not None and service.server != record.server:
+            problem = f"this app serves {record.topic!r} as {service.server!r} already"
+        if problem is None and (self.state.draining or app.leaving):
+            problem = "this agent is draining"
+        if problem:
+            self.context.tell(app, Served(record.topic, record.server, False, problem))
+            return None
+        workers, prefetch = max(1, record.workers), max(1, record.prefetch)
+        self.context.tell(app, Served(record.topic, record.server, True))
+        if service is not None and not service.leaving:
+            service.workers, service.prefetch = workers, prefetch
+            return None
+        if service is None:
+            service = app.services[record.topic] = Service(record.topic, record.server, workers, prefetch)
+        service.leaving = False
+        instance = self._instance(app, service)
+        self.state.directory.add_local(instance, now)
+        self.context.effects.append(Register(instance))
+        self.context.note(notes.SERVICE_STARTED, Level.INFO, topic=record.topic, server=record.server, app=app.name)
+        return instance.topic_key
+
+    def _instance(self, app: App, service: Service, health: Health = Health.PASSING) -> Instance:
+        me = self.state.peers.identity
+        agent = AgentEntry(me.node, me.endpoint.host, me.endpoint.port, me.incarnation)
+        return Instance(app.namespace, service.topic, service.server, app.session, agent, health)
+
+    def unserve(self, app: App, record: Unserve, now: float) -> None:
+        """Hand an app nothing more of a topic: what waits is given back, what it holds it finishes."""
+        service = app.services.get(record.topic)
+        if service is None or service.server != record.server:
+            self.context.tell(app, Served(record.topic, record.server, False, "not served"))
+            return
+        self._leave(app, service, now)
+        self._finish_leaving(app, service)
+
+    def _leave(self, app: App, service: Service, now: float) -> None:
+        """Say that an instance drains, and a little later that it is gone."""
+        if service.leaving:
+            return
+        service.leaving = True
+        instance = self._instance(app, service, Health.MAINTENANCE)
+        self.state.directory.remove_local(instance, self.options.directory, now, orderly=True)
+        self.context.effects.append(Renew(instance, Health.MAINTENANCE, "draining"))
+        linger_s = self.options.directory.leave_linger_s
+        self.state.departing.append((now + linger_s, instance))
+        self._give_back_queue(service, "draining", now)
+
+    def _finish_leaving(self, app: App, service: Service) -> None:
+        """Tell an app that nothing of a topic is left with it, once that is so."""
+        if service.leaving and not service.running and app.services.get(service.topic) is service:
+            del app.services[service.topic]
+            self.context.tell(app, Served(service.topic, service.server, False))
+            self.context.note(notes.SERVICE_ENDED, Level.INFO, topic=service.topic, server=service.server, app=app.name)
+
+    def drain(self, now: float) -> None:
+        """Take nothing new: every instance of this node leaves, in order."""
+        for app in self.state.apps.values():
+            for service in list(app.services.values()):
+                self._leave(app, service, now)
+                self._finish_leaving(app, service)
+
+    def tick(self, now: float) -> None:
+        """Withdraw instances whose farewell was long enough to be seen; forget what has expired."""
+        while self.state.departing and self.state.departing[0][0] <= now:
+            self.context.effects.append(Withdraw(self.state.departing.pop(0)[1]))
+        for session, asks in list(self.state.questions.items()):
+            kept = [(at, ask) for at, ask in asks if now - at < self.options.outbox.resume_grace_s]
+            self.state.questions[session] = kept
+            if not kept:
+                del self.state.questions[session]
+        for handed in self.state.inbox.expired(now):
+            if handed.stage is not Stage.ENDED:
+                self._release(handed, now)
+                self._leave_queue(handed)
+
+    # A request comes in
+
+    def offer(self, node: str, request: Request, link: Link | None, now: float) -> None:
+        """Take a request that ``node`` sent, by its link, or by this node itself (None)."""
+        inbox = self.state.inbox
+        charged = weight(request, link.chunker.chunk_bytes if link else self.options.link.chunk_bytes)
+        if request.node != node:
+            self.context.note(notes.FOREIGN_RECORD, Level.WARNING, peer=node, claimed=request.node)
+            self._take(node, charged)
+            return
+        caller = inbox.caller(node, request.session, now)
+        inbox.raise_floor(caller, request.floor)
+        known = caller.handed.get(request.seq)
+        if known is not None or request.seq < caller.floor:
+            self._take(node, charged)
+            if known is not None:
+                self._again(known, request)
+            return
+        handed = Handed(request, now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S, charged, target=request.target)
+        if request.kind == Kind.FANOUT:
+            self._offer_all(caller, handed, now)
+        else:
+            self._offer_one(caller, handed, now)
+
+    def _again(self, known: Handed, request: Request) -> None:
+        """A copy of a request came: if that has ended the answer goes again, else the copy is the latest dispatch."""
+        known.request.dispatch = request.dispatch
+        if known.stage is not Stage.ENDED:
+            return
+        answer = known.answer
+        if answer is None and request.kind == Kind.CAST:
+            self._send_settled(known.id, 0)
+        elif answer is None:
+            text = "it ran, and its reply is no longer kept"
+            self.context.answer(request.node, self._failure(known.id, Status.INDETERMINATE, text, "answers_bytes"))
+        else:
+            self.context.answer(request.node, answer)
+
+    def _offer_one(self, caller: Caller, handed: Handed, now: float) -> None:
+        request = handed.request
+        app = self.state.apps.get(request.target)
+        service = app.services.get(request.topic) if app is not None and app.namespace == request.namespace else None
+        if app is None or service is None or service.leaving or app.dead:
+            self._give_back(handed, Status.UNROUTABLE, f"{request.topic!r} is not served here", "", GONE_RETRY_MS)
+            return
+        limit = service.full(self.options.inbox, handed.charged)
+        if limit is not None:
+            text = f"the queue of {request.topic!r} at {self.context.node} is full"
+            self._give_back(handed, Status.OVERLOADED, text, limit, FULL_RETRY_MS)
+            return
+        self._keep(caller, handed, now)
+        self._enqueue(app, service, handed, now)
+
+    def _offer_all(self, caller: Caller, handed: Handed, now: float) -> None:
+        """Hand a fan-out to every app of this node that serves its topic."""
+        request = handed.request
+        pairs: list[tuple[App, Service]] = []
+        for app in self.state.apps.values():
+            service = app.services.get(request.topic)
+            if service is None or service.leaving or app.dead or app.namespace != request.namespace:
+                continue
+            if not request.server or request.server == service.server:
+                pairs.append((app, service))
+        if not pairs:
+            self._give_back(handed, Status.UNROUTABLE, f"{request.topic!r} is not served here", "", GONE_RETRY_MS)
+            return
+        self._keep(caller, handed, now)
+        for app, _ in pairs:
+            handed.parts[app.session] = Stage.QUEUED
+        for app, service in pairs:
+            if service.full(self.options.inbox, handed.charged) is None:
+                self._enqueue(app, service, handed, now)
+            else:
+                self._part_ended(handed, app.session, now, failed=True)
+
+    def _enqueue(self, app: App, service: Service, handed: Handed, now: float) -> None:
+        service.queued += 1
+        service.queued_bytes += handed.charged
+        service.queue.push(handed.id)
+        self._hand_out(app, service, now)
+
+    def _hand_out(self, app: App, service: Service, now: float) -> None:
+        """Give the app what it can begin, oldest first."""
+        if app.conn is None:
+            return
+        inbox = self.state.inbox
+        while (id := service.queue.peek()) is not None:
+            handed = inbox.find(id)
+            if handed is None or not self._is_queued(handed, app):
+                service.queue.pop()
+                continue
+            if not service.may_begin(handed):
+                return
+            service.queue.pop()
+            self._unqueue(service, handed)
+            service.running[id] = None
+            service.running_calls += handed.is_call
+            if handed.parts:
+                handed.parts[app.session] = Stage.HANDED
+            handed.stage = Stage.HANDED
+            request = handed.request
+            request.timeout_ms = max(1, round((handed.expires - EXPIRY_MARGIN_S - now) * 1000))
+            self.context.tell(app, request)
+
+    def _is_queued(self, handed: Handed, app: App) -> bool:
+        if handed.parts:
+            return handed.parts.get(app.session) is Stage.QUEUED
+        return handed.stage is Stage.QUEUED
+
+    def _keep(self, caller: Caller, handed: Handed, now: float) -> None:
+        """Remember a request; while it has not ended its caller's link is leased."""
+        self.state.inbox.keep(caller, handed)
+        if handed.request.node != self.context.node:
+            self.state.pool.lease(handed.request.node, now)
+
+    def _release(self, handed: Handed, now: float) -> None:
+        if handed.request.node != self.context.node:
+            self.state.pool.release(handed.request.node, now)
+
+    def _end(self, handed: Handed, answer: Reply | Failure | Receipt | None, now: float) -> None:
+        """A request has ended here."""
+        if handed.stage is not Stage.ENDED:
+            self._release(handed, now)
+            self.state.inbox.end(handed, answer, self.options.inbox)
+
+    def _erase(self, handed: Handed, now: float) -> None:
+        """A request is as though it had never come."""
+        self._release(handed, now)
+        self.state.inbox.erase(handed)
+
+    def _unqueue(self, service: Service, handed: Handed) -> None:
+        """A request has left a queue: its room, there and in the link's window, is free."""
+        service.queued -= 1
+        service.queued_bytes -= handed.charged
+        if not handed.parts or all(stage is not Stage.QUEUED for stage in handed.parts.values()):
+            self._take(handed.request.node, handed.charged)
+
+    def _take(self, node: str, charged: int) -> None:
+        link = self.state.peers.any_link(node)
+        if link is not None:
+            link.take(charged)
+            self.state.peers.grant(link)
+
+    def _leave_queue(self, handed: Handed) -> None:
+        """A request was forgotten while it waited: free its place."""
+        for session in handed.parts or (handed.target,):
+            app = self.state.apps.get(session)
+            service = app.services.get(handed.request.topic) if app is not None else None
+            if app is None or service is None:
+                continue
+            if self._is_queued(handed, app):
+                if handed.parts:
+                    handed.parts[session] = Stage.ENDED
+                else:
+                    handed.stage = Stage.ENDED
+                self._unqueue(service, handed)
+
+    # It cannot be run here
+
+    def too_large(self, reply: Reply) -> Failure:
+        """Return what a caller gets in place of a reply whose body is over the limit."""
+        limit = self.options.link.body_bytes_max
+        text = f"it ran; its reply of {reply.size} bytes is over body_bytes_max = {limit}"
+        id = (reply.node, reply.session, reply.seq)
+        return Failure(*id, int(Status.REMOTE_ERROR), text, self.context.node, "body_bytes_max", "ReplyTooLarge")
+
+    def refuse_size(self, link: Link, request: Request) -> None:
+        """Give back a request whose announced body is over the limit; its chunks will be refused."""
+        text = f"a body of {request.size} bytes is over body_bytes_max = {self.options.link.body_bytes_max}"
+        self._take(link.peer, weight(request, link.chunker.chunk_bytes))
+        id = (request.node, request.session, request.seq)
+        self.context.answer(link.peer, GiveBack(*id, request.dispatch, int(Status.REJECTED), text, "body_bytes_max"))
+
+    def _give_back(self, handed: Handed, status: Status, text: str, limit: str, retry_after_ms: int) -> None:
+        """Return a request that is not, or no longer, remembered here."""
+        request = handed.request
+        if handed.stage is Stage.QUEUED:
+            self._take(request.node, handed.charged)
+        record = GiveBack(*handed.id, request.dispatch, int(status), text, limit, retry_after_ms)
+        self.context.answer(request.node, record)
+
+    def _give_back_queue(self, service: Service, text: str, now: float) -> None:
+        """Return everything that waits for a service."""
+        while (id := service.queue.pop()) is not None:
+            handed = self.state.inbox.find(id)
+            if handed is None or handed.stage is not Stage.QUEUED or handed.parts:
+                continue
+            service.queued -= 1
+            service.queued_bytes -= handed.charged
+            self._erase(handed, now)
+            self._give_back(handed, Status.UNROUTABLE, text, "", GONE_RETRY_MS)
+
+    # It ends
+
+    def reply(self, app: App, record: Reply | Failure, now: float) -> None:
+        """The app answers a call."""
+        id = (record.node, record.session, record.seq)
+        handed = self.state.inbox.find(id)
+        if handed is not None and handed.target != app.session:
+            self.context.note(notes.FOREIGN_RECORD, Level.WARNING, app=app.name, claimed=record.node)
+            return
+        if handed is not None:
+            self._stop_running(app, handed, now)
+            self._end(handed, record, now)
+        if isinstance(record, Failure):
+            record.where = self.context.node
+        self.context.answer(record.node, record)
+
+    def _stop_running(self, app: App, handed: Handed, now: float) -> None:
+        """A worker of the app is free again."""
+        service = app.services.get(handed.request.topic)
+        if service is None or handed.id not in service.running:
+            return
+        del service.running[handed.id]
+        service.running_calls -= handed.is_call
+        self.state.totals.served += 1
+        self._hand_out(app, service, now)
+        self._finish_leaving(app, service)
+
+    def settled(self, app: App, record: Settled, now: float) -> None:
+        """The app's handlers ended casts and fan-outs of one calling session."""
+        caller = self.state.inbox.callers.get((record.node, record.session))
+        plain: list[int] = []
+        for seq in expand(record.ranges, SEQS_MAX):
+            handed = caller.handed.get(seq) if caller is not None else None
+            if handed is None:
+                plain.append(seq)
+                continue
+            self._stop_running(app, handed, now)
+            if handed.parts:
+                self._part_ended(handed, app.session, now, failed=bool(record.failed))
+                continue
+            self._end(handed, None, now)
+            plain.append(seq)
+        if plain:
+            ranges = to_ranges(plain)
+            self.context.answer(record.node, Settled(record.node, record.session, ranges, record.failed))
+
+    def _send_settled(self, id: Id, failed: int) -> None:
+        node, session, seq = id
+        self.context.answer(node, Settled(node, session, [(seq, seq)], failed))
+
+    def _part_ended(self, handed: Handed, session: int, now: float, *, failed: bool) -> None:
+        """One app has finished its part of a fan-out; after the last the caller's agent gets the counts."""
+        if handed.parts.get(session) in (None, Stage.ENDED):
+            return
+        handed.parts[session] = Stage.ENDED
+        handed.failed += failed
+        if all(stage is Stage.ENDED for stage in handed.parts.values()):
+            asked = len(handed.parts)
+            receipt = Receipt(*handed.id, asked, asked - handed.failed, handed.failed, 0)
+            self._end(handed, receipt, now)
+            self.context.answer(handed.request.node, receipt)
+
+    def cancel(self, node: str, cancel: Cancel, now: float) -> None:
+        """The caller gave a request up: forget it if it waits, tell the handler if it runs."""
+        handed = self.state.inbox.find((cancel.node, cancel.session, cancel.seq))
+        if handed is None or cancel.node != node or handed.stage is Stage.ENDED:
+            return
+        if handed.stage is Stage.QUEUED:
+            self._leave_queue(handed)
+            self._erase(handed, now)
+            return
+        handed.cancelled = True
+        for session in handed.parts or (handed.target,):
+            app = self.state.apps.get(session)
+            if app is not None:
+                self.context.tell(app, cancel)
+
+    # An agent asks; an app is lost
+
+    def ask(self, node: str, ask: Ask, now: float) -> None:
+        """Say what became of requests. What this incarnation never saw it knows of; older ones only the app knows."""
+        if ask.node != node:
+            return
+        if ask.reached != self.state.peers.identity.incarnation:
+            app = self.state.apps.get(ask.target)
+            if app is not None and app.conn is not None:
+                self.context.tell(app, ask)
+            elif len(self.state.questions) < QUESTIONS_MAX:
+                self.state.questions.setdefault(ask.target, []).append((now, ask))
+            return
+        verdicts: list[int] = []
+        for session, seq in ask.ids:
+            handed = self.state.inbox.find((node, session, seq))
+            verdicts.append(int(Verdict.NEVER if handed is None else Verdict.RUNNING))
+            if handed is not None:
+                self._again(handed, handed.request)
+        self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts))
+
+    def resumed(self, app: App, now: float) -> None:
+        """An app is back: it is asked what it was asked about while it was away, and gets what waits for it."""
+        for _, ask in self.state.questions.pop(app.session, ()):
+            self.context.tell(app, ask)
+        for service in app.services.values():
+            self._hand_out(app, service, now)
+
+    def app_gone(self, app: App, now: float, *, orderly: bool) -> list[TopicKey]:
+        """An app is gone for good: what it had not begun goes back, what it had is unknown. Return its topics."""
+        topics = []
+        for service in list(app.services.values()):
+            instance = self._instance(app, service)
+            self.state.directory.remove_local(instance, self.options.directory, now, orderly=orderly)
+            if not service.leaving:
+                self.context.effects.append(Withdraw(instance))
+            topics.append(instance.topic_key)
+            self._give_back_queue(service, "the app that served it is gone", now)
+            self._lose(app, service.running, now)
+            self._lose_parts(app, service, now)
+        app.services.clear()
+        return topics
+
+    def _lose(self, app: App, ids: Iterable[Id], now: float) -> None:
+        """What an app had begun when it went is unknown; what may run twice goes back to be placed elsewhere."""
+        for id in list(ids):
+            handed = self.state.inbox.find(id)
+            if handed is None or handed.stage is Stage.ENDED:
+                continue
+            if handed.parts:
+                self._part_ended(handed, app.session, now, failed=True)
+            elif handed.is_call:
+                text = f"the app that ran it at {self.context.node} is gone"
+                failure = self._failure(id, Status.INDETERMINATE, text)
+                self._end(handed, failure, now)
+                self.context.answer(id[0], failure)
+            else:
+                self._erase(handed, now)
+                self._give_back(handed, Status.UNROUTABLE, "the app that ran it is gone", "", GONE_RETRY_MS)
+
+    def _lose_parts(self, app: App, service: Service, now: float) -> None:
+        """Fan-outs that still waited for an app that is gone count it as failed."""
+        for caller in self.state.inbox.callers.values():
+            for handed in list(caller.handed.values()):
+                if handed.parts and handed.request.topic == service.topic:
+                    self._part_ended(handed, app.session, now, failed=True)
+
+    def _failure(self, id: Id, status: Status, text: str, limit: str = "") -> Failure:
+        return Failure(*id, int(status), text, where=self.context.node, limit=limit)
