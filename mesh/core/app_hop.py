@@ -37,6 +37,7 @@ from mesh.core.records import (
     Settled,
     Unserve,
 )
+from mesh.core.recovery import Recovery
 from mesh.core.report import REPORTS
 from mesh.core.serving import Serving
 from mesh.core.session import App, Credentials
@@ -52,11 +53,12 @@ APPS_MAX = 10_000
 class AppHop:
     """The connections of local apps."""
 
-    def __init__(self, context: Context, calling: Calling, serving: Serving, act: Act) -> None:
+    def __init__(self, context: Context, calling: Calling, recovery: Recovery, serving: Serving, act: Act) -> None:
         self.context = context
         self.state = context.state
         self.options = context.options
         self.calling = calling
+        self.recovery = recovery
         self.serving = serving
         self.act = act
         self.verbs: dict[type, Callable[[App, Any, float], None]] = {
@@ -219,7 +221,7 @@ class AppHop:
         orderly = app.leaving
         app.dead = True
         topics = self.serving.app_gone(app, now, orderly=orderly)
-        self.calling.forget(app, now)
+        self.recovery.forget(app, now)
         del self.state.apps[app.session]
         level = Level.INFO if orderly else Level.WARNING
         self.context.note(notes.APP_SESSION_ENDED, level, app=app.name, pid=app.pid, orderly=int(orderly))

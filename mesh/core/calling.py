@@ -1,8 +1,7 @@
 """The caller's agent: takes requests from its apps, places each with an instance, and tells how it ended.
 
 Read in the order of a message: `request` checks and admits it, `_place` chooses an instance, `_aim` puts it on the
-way, `reply` (or `settled`, `give_back`, `receipt`) ends it. The rest is for when that does not go well: `link_lost`,
-`answer`, `tick`.
+way, `reply` (or `settled`, or `receipt`) ends it. When that does not go well, `recovery` decides.
 """
 
 from msgspec import structs
@@ -15,17 +14,14 @@ from mesh.core.directory import View
 from mesh.core.effects import Level, Unwatch, Watch
 from mesh.core.fanout import Fan, by_node
 from mesh.core.link import Link
-from mesh.core.outbox import Entry, Key, Place, TargetKey
+from mesh.core.outbox import Entry, Key, Place
 from mesh.core.pool import Action
 from mesh.core.ranges import expand
 from mesh.core.records import (
     TIMEOUT_MS_MAX,
-    Answer,
-    Ask,
     Cancel,
     Failure,
     Flag,
-    GiveBack,
     Kind,
     Reach,
     Receipt,
@@ -34,7 +30,6 @@ from mesh.core.records import (
     Settled,
     Status,
     Targets,
-    Verdict,
 )
 from mesh.core.router import choose
 from mesh.core.session import App, Outcome
@@ -44,9 +39,6 @@ __all__ = ["Calling"]
 
 SEQS_MAX = 1 << 16
 """Seqs that one record may settle."""
-
-IDS_MAX = 4_096
-"""Ids in one question."""
 
 
 class Calling:
@@ -68,11 +60,11 @@ class Calling:
         if request.seq < app.floor or self._is_replay(app, key, request):
             return []
         charged = weight(request, self.options.link.chunk_bytes)
-        refusal = self._refusal(app, request, charged)
+        refusal = self._refusal(app, request, charged) or self._doubt(app, request)
         topic = TopicKey(app.namespace, request.topic)
         view = None if refusal else self._view(topic, now)
         if refusal is None and view is None:
-            refusal = self._failure(request, Status.OVERLOADED, "too many topics are in use here", limit="watches_max")
+            refusal = self.failure(request, Status.OVERLOADED, "too many topics are in use here", limit="watches_max")
         if refusal is not None or view is None:
             assert refusal is not None
             self._tell(app, request.seq, refusal)
@@ -93,7 +85,7 @@ class Calling:
         return self._place(entry, view, now)
 
     def _is_replay(self, app: App, key: Key, request: Request) -> bool:
-        """Return whether this request is held, or ended, already; if so its app is told again what it may have missed."""
+        """Return whether this request is held, or has ended; if so its app is told again what it may have missed."""
         seq = request.seq
         if key in self.state.outbox.entries or key in self.state.fans:
             if request.kind != Kind.CALL:
@@ -120,7 +112,7 @@ class Calling:
             if problem is None and request.server:
                 problem = name_problem("server", request.server)
             if problem:
-                return self._failure(request, Status.REJECTED, problem)
+                return self.failure(request, Status.REJECTED, problem)
         if len(request.body) > self.options.link.body_bytes_max:
             return self.too_large(request, len(request.body))
         limit = ""
@@ -132,22 +124,27 @@ class Calling:
             limit = "session_window"
         elif self.state.outbox.queued >= self.options.pool.waiting_records_max:
             limit = "waiting_records_max"
-        return self._failure(request, Status.OVERLOADED, f"{limit} is reached", limit=limit) if limit else None
+        return self.failure(request, Status.OVERLOADED, f"{limit} is reached", limit=limit) if limit else None
+
+    def _doubt(self, app: App, request: Request) -> Failure | None:
+        """Return why a call that an earlier agent had may have run already, or None: it never left that one."""
+        repeatable = request.kind != Kind.CALL or request.flags & Flag.IDEMPOTENT
+        if repeatable or not request.flags & Flag.RESUMED or not app.reached_before:
+            return None
+        return self.failure(request, Status.INDETERMINATE, "the agent that had sent it was lost")
 
     def too_large(self, request: Request, size: int) -> Failure:
         """Return the answer to a request whose body is over the limit."""
         limit = self.options.link.body_bytes_max
         text = f"a body of {size} bytes is over body_bytes_max = {limit}"
-        return self._failure(request, Status.REJECTED, text, limit="body_bytes_max")
+        return self.failure(request, Status.REJECTED, text, limit="body_bytes_max")
 
     def reject(self, app: App, request: Request, failure: Failure) -> None:
         """Answer a request that is not taken at all."""
         failure.node, failure.session = self.context.node, app.session
         self._tell(app, request.seq, failure)
 
-    def _failure(
-        self, request: Request, status: Status, text: str, limit: str = "", retry_after_ms: int = 0
-    ) -> Failure:
+    def failure(self, request: Request, status: Status, text: str, limit: str = "", retry_after_ms: int = 0) -> Failure:
         return Failure(
             self.context.node,
             request.session,
@@ -206,21 +203,21 @@ class Calling:
         request = entry.request
         refusal = entry.refusal
         if refusal is not None and refusal.status == Status.OVERLOADED:
-            failure = self._failure(
+            failure = self.failure(
                 request, Status.OVERLOADED, refusal.text, refusal.limit, retry_after_ms=refusal.retry_after_ms
             )
-            self._end(entry.key, failure, now)
+            self.end(entry.key, failure, now)
         elif request.flags & Flag.WAIT or self.state.directory.expected(
             view, request.server, patient=request.kind == Kind.CAST
         ):
             self.state.outbox.wait(entry)
         else:
-            self._end(entry.key, self._unroutable(request), now)
+            self.end(entry.key, self._unroutable(request), now)
 
     def _unroutable(self, request: Request) -> Failure:
         name = f"{request.topic}@{request.server}" if request.server else request.topic
         where = f" in namespace {request.namespace!r}" if request.namespace else ""
-        return self._failure(request, Status.UNROUTABLE, f"nobody serves {name!r}{where}")
+        return self.failure(request, Status.UNROUTABLE, f"nobody serves {name!r}{where}")
 
     # It is put on its way
 
@@ -347,9 +344,9 @@ class Calling:
             fan.answered(node, receipt.finished, receipt.failed)
             self._release(node, now)
             if not fan.pending:
-                self._end_fan((receipt.session, receipt.seq), fan, now)
+                self.end_fan((receipt.session, receipt.seq), fan, now)
 
-    def _end_fan(self, key: Key, fan: Fan, now: float) -> None:
+    def end_fan(self, key: Key, fan: Fan, now: float) -> None:
         receipt = fan.receipt()
         del self.state.fans[key]
         self.state.outbox.wheel.remove(key, fan.deadline)
@@ -365,16 +362,16 @@ class Calling:
 
     def reply(self, record: Reply | Failure, now: float) -> None:
         """An end came for a request; whoever it comes from, it counts."""
-        self._end((record.session, record.seq), record, now)
+        self.end((record.session, record.seq), record, now)
 
     def settled(self, record: Settled, now: float) -> None:
         """Casts were ended by a handler."""
         if record.failed:
             self.context.note(notes.CAST_FAILED, Level.WARNING, session=record.session, failed=record.failed)
         for seq in expand(record.ranges, SEQS_MAX):
-            self._end((record.session, seq), None, now)
+            self.end((record.session, seq), None, now)
 
-    def _end(self, key: Key, outcome: Outcome, now: float) -> None:
+    def end(self, key: Key, outcome: Outcome, now: float) -> None:
         """End an entry, give back what it held, and tell its app."""
         entry = self.state.outbox.end(key)
         if entry is None:
@@ -416,54 +413,29 @@ class Calling:
         key = (app.session, cancel.seq)
         fan = self.state.fans.get(key)
         if fan is not None:
-            self._end_fan(key, fan, now)
+            self.end_fan(key, fan, now)
             return
         entry = self.state.outbox.entries.get(key)
         if entry is None:
             return
         if entry.ever_placed and entry.place is not Place.WAITING:
             self.context.answer(entry.target[0], Cancel(self.context.node, *key))
-        failure = self._failure(entry.request, Status.CANCELLED, "its caller gave it up")
-        self._end(key, failure, now)
+        failure = self.failure(entry.request, Status.CANCELLED, "its caller gave it up")
+        self.end(key, failure, now)
 
-    # It comes back, or its way is lost
+    # It is placed again
 
-    def give_back(self, node: str, record: GiveBack, now: float) -> list[Action]:
-        """A serving agent did not run this dispatch: place it elsewhere. What it says of the instance is remembered."""
-        key = (record.session, record.seq)
-        fan = self.state.fans.get(key)
-        if fan is not None:
-            self.receipt(node, Receipt(self.context.node, *key, 0, 0, fan.pending.get(node, 0), 0), now)
-            return []
-        entry = self.state.outbox.entries.get(key)
-        if entry is None or entry.place is Place.WAITING or entry.request.dispatch != record.dispatch:
-            return []
-        target = entry.target
-        if target[0] != node:
-            return []
-        self._unplace(entry, now)
-        entry.refusal = record
-        if record.status == Status.REJECTED:
-            self._end(key, self._failure(entry.request, Status.REJECTED, record.text, record.limit), now)
-            return []
-        view = self.state.directory.views.get(entry.topic)
-        if view is not None:
-            pause_s = max(record.retry_after_ms / 1000, 0.05)
-            for instance_key in [k for k in view.ready.keys if (k.node, k.session) == target]:
-                self.state.directory.hide(entry.topic, instance_key, now + pause_s)
-        return self._replace(entry, now)
-
-    def _unplace(self, entry: Entry, now: float) -> None:
+    def unplace(self, entry: Entry, now: float) -> None:
         if entry.place is not Place.WAITING:
             self._release(entry.target[0], now)
         self.state.outbox.unplace(entry)
 
-    def _replace(self, entry: Entry, now: float) -> list[Action]:
+    def replace(self, entry: Entry, now: float) -> list[Action]:
         """Place an unplaced entry once more."""
         view = self._view(entry.topic, now)
         if view is None:
             text = "too many topics are in use here"
-            self._end(entry.key, self._failure(entry.request, Status.OVERLOADED, text, limit="watches_max"), now)
+            self.end(entry.key, self.failure(entry.request, Status.OVERLOADED, text, limit="watches_max"), now)
             return []
         return self._place(entry, view, now)
 
@@ -476,115 +448,3 @@ class Calling:
         for entry in self.state.outbox.unwait(topic):
             actions += self._place(entry, view, now)
         return actions
-
-    def dial_failed(self, node: str, now: float) -> list[Action]:
-        """No link could be had to a node: what waits for it and never left may go elsewhere."""
-        outbox = self.state.outbox
-        actions: list[Action] = []
-        for key in list(outbox.queues.get(node, ())):
-            entry = outbox.entries.get(key)
-            if entry is not None:
-                self._unplace(entry, now)
-                actions += self._replace(entry, now)
-        if outbox.queues.get(node) or any(e.place is Place.ASKED for e in outbox.at_node(node)):
-            actions += self.state.pool.want(node, self.options.pool, now)
-        return actions
-
-    def link_lost(self, node: str, now: float) -> list[Action]:
-        """The link to a node is gone: what was outstanding there is placed again, or asked about."""
-        outbox = self.state.outbox
-        actions: list[Action] = []
-        for entry in outbox.at_node(node):
-            if entry.place is Place.ASKED:
-                continue
-            if entry.place is Place.QUEUED or entry.repeatable:
-                self._unplace(entry, now)
-                actions += self._replace(entry, now)
-            else:
-                outbox.ask_about(entry, now)
-        for key, fan in self.state.fans.items():
-            if node in fan.pending and key not in outbox.queues.get(node, {}):
-                outbox.queue(node, key)
-        if outbox.queues.get(node) or any(e.place is Place.ASKED for e in outbox.at_node(node)):
-            actions += self.state.pool.want(node, self.options.pool, now)
-        return actions
-
-    def link_opened(self, link: Link, now: float) -> None:
-        """A link to a node is open: ask about what was lost there, and send what waits for it."""
-        lost = [entry for entry in self.state.outbox.at_node(link.peer) if entry.place is Place.ASKED]
-        groups: dict[tuple[TargetKey, int], list[Key]] = {}
-        for entry in lost:
-            groups.setdefault((entry.target, entry.reached), []).append(entry.key)
-        incarnation = self.state.peers.identity.incarnation
-        for (target, reached), keys in groups.items():
-            number = self.state.outbox.question(target)
-            for start in range(0, len(keys), IDS_MAX):
-                ask = Ask(self.context.node, incarnation, number, target[1], reached, keys[start : start + IDS_MAX])
-                self.state.peers.say(link, ask)
-        self.flush_queue(link.peer, now)
-
-    def answer(self, node: str, answer: Answer, now: float) -> list[Action]:
-        """The serving side says what became of what it was asked about; only the latest question counts."""
-        outbox = self.state.outbox
-        target = (node, answer.target)
-        latest = outbox.questions.get(target)
-        if answer.incarnation != self.state.peers.identity.incarnation or answer.number != latest:
-            return []
-        actions: list[Action] = []
-        for key, verdict in zip(answer.ids, answer.verdicts, strict=False):
-            entry = outbox.entries.get(key)
-            if entry is None or entry.place is not Place.ASKED or entry.target != target:
-                continue
-            if verdict == Verdict.RUNNING:
-                outbox.known(entry)
-            elif verdict == Verdict.NEVER:
-                self._unplace(entry, now)
-                actions += self._replace(entry, now)
-            else:
-                self._lost(entry, now)
-        return actions
-
-    def _lost(self, entry: Entry, now: float) -> None:
-        text = f"{entry.target[0]} was lost after it had been sent there"
-        self._end(entry.key, self._failure(entry.request, Status.INDETERMINATE, text), now)
-
-    # Time passes
-
-    def tick(self, now: float) -> None:
-        """End what is due, and what nobody answers for."""
-        for key in self.state.outbox.wheel.due(now):
-            fan = self.state.fans.get(key)
-            if fan is not None:
-                self._end_fan(key, fan, now)
-                continue
-            entry = self.state.outbox.entries[key]
-            if entry.ever_placed and entry.place is not Place.WAITING:
-                self.context.answer(entry.target[0], Cancel(self.context.node, *key))
-            self._end(key, self._late(entry), now)
-        for entry in self.state.outbox.overdue(self.options.outbox.resume_grace_s, now):
-            self._lost(entry, now)
-
-    def _late(self, entry: Entry) -> Failure:
-        """Return the outcome of an entry whose deadline has passed."""
-        request = entry.request
-        if entry.place in (Place.PLACED, Place.ASKED):
-            text = f"no answer from {entry.target[0]} within its time"
-            return self._failure(request, Status.INDETERMINATE, text)
-        if entry.ever_placed and entry.repeatable:
-            return self._failure(request, Status.INDETERMINATE, "sent, lost, and not placed again within its time")
-        if entry.place is Place.QUEUED:
-            pool, node = self.state.pool, entry.target[0]
-            if pool.slot(node).wanted and pool.taken >= self.options.pool.links_max:
-                text = f"no room for a link to {node} within its time"
-                return self._failure(request, Status.OVERLOADED, text, limit="links_max")
-            if self.state.peers.open_link(node) is not None:
-                text = f"the window of the link to {node} stayed full within its time"
-                return self._failure(request, Status.OVERLOADED, text, limit="credit_records")
-            return self._failure(request, Status.EXPIRED, f"no link to {node} within its time")
-        return self._failure(request, Status.EXPIRED, f"nobody was ready for {request.topic!r} within its time")
-
-    def forget(self, app: App, now: float) -> None:
-        """The app is gone: its calls are given up, its casts go on."""
-        for entry in list(self.state.outbox.entries.values()):
-            if entry.request.session == app.session and entry.request.kind == Kind.CALL:
-                self.cancel(app, Cancel(self.context.node, app.session, entry.request.seq), now)

@@ -1,7 +1,7 @@
 """The peer hop: what other agents say.
 
 Until a link is open only its handshake may come by it. Then whatever comes proves that the peer is alive, and goes to
-the calling or the serving half.
+the half of the node that it is for.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,7 @@ from mesh.core.records import (
     Settled,
     Welcome,
 )
+from mesh.core.recovery import Recovery
 from mesh.core.serving import Serving
 from mesh.errors import ProtocolError
 from mesh.types import node_id_problem
@@ -45,11 +46,14 @@ __all__ = ["LinkHop"]
 class LinkHop:
     """The connections of other agents."""
 
-    def __init__(self, context: Context, calling: Calling, serving: Serving, act: Act, change: Carry) -> None:
+    def __init__(
+        self, context: Context, calling: Calling, recovery: Recovery, serving: Serving, act: Act, change: Carry
+    ) -> None:
         self.context = context
         self.state = context.state
         self.options = context.options
         self.calling = calling
+        self.recovery = recovery
         self.serving = serving
         self.act = act
         self.change = change
@@ -142,7 +146,7 @@ class LinkHop:
             self.state.peers.say(link, chunk)
 
     def _give_back(self, link: Link, record: GiveBack, now: float) -> None:
-        self.act(self.calling.give_back(link.peer, record, now), now)
+        self.act(self.recovery.give_back(link.peer, record, now), now)
 
     def _receipt(self, link: Link, receipt: Receipt, now: float) -> None:
         self.calling.receipt(link.peer, receipt, now)
@@ -159,7 +163,7 @@ class LinkHop:
         self.serving.ask(link.peer, ask, now)
 
     def _answer(self, link: Link, answer: Answer, now: float) -> None:
-        self.act(self.calling.answer(link.peer, answer, now), now)
+        self.act(self.recovery.answer(link.peer, answer, now), now)
 
     def _keep(self, link: Link, keep: Keep, now: float) -> None:
         link.keep_there = keep.persistent

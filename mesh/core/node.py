@@ -51,6 +51,7 @@ from mesh.core.records import (
     Request,
     Settled,
 )
+from mesh.core.recovery import Recovery
 from mesh.core.rng import Rng
 from mesh.core.serving import Serving
 from mesh.core.session import Credentials, Pending
@@ -96,9 +97,10 @@ class Node:
         self.context = Context(state, options)
         self.facts = self.context.facts
         self.calling = Calling(self.context)
+        self.recovery = Recovery(self.context, self.calling)
         self.serving = Serving(self.context)
-        self.apps = AppHop(self.context, self.calling, self.serving, self._act)
-        self.links = LinkHop(self.context, self.calling, self.serving, self._act, self._change)
+        self.apps = AppHop(self.context, self.calling, self.recovery, self.serving, self._act)
+        self.links = LinkHop(self.context, self.calling, self.recovery, self.serving, self._act, self._change)
 
     def copy(self) -> "Node":
         """Return a node in the same state, which shares nothing with this one. What is out must have been taken."""
@@ -187,7 +189,7 @@ class Node:
             state.peers.lagged(lag_s)
             self.context.note(notes.LAGGED, Level.WARNING, lag_s=round(lag_s, 3))
         state.ticked_at = now
-        self.calling.tick(now)
+        self.recovery.tick(now)
         self.serving.tick(now)
         self.apps.tick(now)
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
@@ -246,9 +248,12 @@ class Node:
             left += sum(handed.stage is not Stage.ENDED for handed in caller.handed.values())
         if (left or state.departing) and now < state.drain_until:
             return
-        self.context.note(notes.DRAINED, Level.INFO, left=left)
         for link in state.peers.links.values():
             state.peers.leave(link, "draining", now)
+        if state.peers.links and now < state.drain_until + FAREWELL_S:
+            state.drain_until = min(state.drain_until, now)
+            return
+        self.context.note(notes.DRAINED, Level.INFO, left=left)
         for app in state.apps.values():
             if app.conn is not None:
                 self.context.effects.append(CloseApp(app.conn, "drained"))
@@ -282,7 +287,7 @@ class Node:
                 self.context.note(
                     notes.LINK_OPENED, Level.INFO, peer=change.node, incarnation=link.incarnation, conn=change.conn
                 )
-                self.calling.link_opened(link, now)
+                self.recovery.link_opened(link, now)
             elif isinstance(change, Closed):
                 self._closed(change, change.node in replaced, now)
             else:
@@ -300,7 +305,7 @@ class Node:
             if not closed.orderly and not replaced:
                 state.peers.peer(closed.node).condition = Condition.SUSPECT
             self._act(actions, now)
-            self._act(self.calling.link_lost(closed.node, now), now)
+            self._act(self.recovery.link_lost(closed.node, now), now)
         elif closed.was_dial and not replaced:
             self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
             self._dial_failed(closed.node, now)
@@ -309,7 +314,7 @@ class Node:
         state = self.state
         state.peers.peer(node).condition = Condition.SUSPECT
         self._act(state.pool.closed(node, self.options.pool, now, state.rng, failed=True), now)
-        self._act(self.calling.dial_failed(node, now), now)
+        self._act(self.recovery.dial_failed(node, now), now)
 
     def _refused(self, refused: Refused, now: float) -> None:
         """A connection was turned away, by us or by them."""
@@ -347,7 +352,7 @@ class Node:
                 elif isinstance(record, Settled):
                     self.calling.settled(record, now)
                 elif isinstance(record, GiveBack):
-                    self._act(self.calling.give_back(node, record, now), now)
+                    self._act(self.recovery.give_back(node, record, now), now)
                 elif isinstance(record, Receipt):
                     self.calling.receipt(node, record, now)
                 elif isinstance(record, Cancel):
@@ -355,7 +360,7 @@ class Node:
                 elif isinstance(record, Ask):
                     self.serving.ask(node, record, now)
                 elif isinstance(record, Answer):
-                    self._act(self.calling.answer(node, record, now), now)
+                    self._act(self.recovery.answer(node, record, now), now)
 
     # What goes out
 

@@ -233,7 +233,9 @@ class World:
         wire.arrives_at[side] = max(wire.arrives_at[side], self.now + delay)
 
         def arrive() -> None:
-            other_name, other_conn = (wire.accepter, wire.accepter_conn) if side == 0 else (wire.dialler, wire.dialler_conn)
+            other_name, other_conn = (
+                (wire.accepter, wire.accepter_conn) if side == 0 else (wire.dialler, wire.dialler_conn)
+            )
             other = self.agents.get(other_name)
             if wire.open and other is not None and other.wires.get(other_conn) is wire:
                 other.node.link_data(other_conn, data, self.now)

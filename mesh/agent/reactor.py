@@ -1,0 +1,247 @@
+"""The reactor: one node, its sockets, its matchmaker, on one gevent loop.
+
+A turn: whatever is readable is read and given to the node; then, once, what the node has to say is written. So batches
+grow by themselves under load and nothing waits when there is none. Nothing in a turn blocks: files and the matchmaker
+are in greenlets and in the hub's thread pool.
+"""
+
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent.event import Event
+
+from mesh.agent import logs
+from mesh.agent.exits import Exit
+from mesh.agent.incarnation import raise_incarnation
+from mesh.agent.ipc import AppEvents, Apps, AppsOptions
+from mesh.agent.links import LinkEvents, Links, LinksOptions
+from mesh.agent.process import READY, pulse
+from mesh.agent.supervisor import Inherited
+from mesh.agent.watcher import Watcher
+from mesh.config import Config
+from mesh.core import notes
+from mesh.core.catalogue import AgentEntry
+from mesh.core.effects import (
+    CloseApp,
+    CloseLink,
+    Level,
+    Note,
+    OpenLink,
+    Register,
+    Renew,
+    Stop,
+    Unwatch,
+    Watch,
+    Withdraw,
+)
+from mesh.core.node import Node
+from mesh.core.peers import Identity
+from mesh.matchmaker.base import Matchmaker
+from mesh.types import Endpoint
+
+__all__ = ["Reactor", "run"]
+
+REACTOR_STOPS = "reactor_stops"
+INCARNATION_REFUSED = "incarnation_refused"
+
+LAST_WORDS_S = 0.5
+"""How long what was said last has to leave when the reactor ends."""
+
+
+class Reactor:
+    """One agent's working half, from the supervisor's fork to its exit status."""
+
+    def __init__(self, config: Config, inherited: Inherited, matchmaker: Matchmaker, note: Callable[..., None]) -> None:
+        self.config = config
+        self.inherited = inherited
+        self.note = note
+        self.clock = time.monotonic
+        self.loop = get_hub().loop
+        self.stopped = Event()
+        self.status = int(Exit.OK)
+        self.flush_due = False
+        self.armed_for = 0.0
+        self.lag_s = 0.0
+        options = config.node_options
+        identity = Identity(
+            config.node_id, config.fleet, inherited.incarnation, config.endpoint(inherited.link_listeners)
+        )
+        self.node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock())
+        self.links = Links(
+            inherited.link_listeners,
+            LinkEvents(self._link_accepted, self._link_data, self._link_connected, self._link_lost, self._silenced),
+            LinksOptions(
+                links_max=options.pool.links_max,
+                hello_timeout_s=options.link.hello_timeout_s,
+                inbound_unproven_max=config.agent.inbound_unproven_max,
+                reap_after_s=max(10.0, 3 * options.liveness.dead_after_s),
+            ),
+            self.clock,
+        )
+        self.apps = Apps(
+            inherited.app_listener,
+            AppEvents(self._app_connected, self._app_data, self._app_malformed, self._app_closed, self._app_died),
+            AppsOptions(),
+        )
+        agent = AgentEntry(identity.node, identity.endpoint.host, identity.endpoint.port, identity.incarnation)
+        self.watcher = Watcher(
+            matchmaker, agent, config.fleet, config.watcher_options, inherited.data_dir, self._snapshot, note
+        )
+        self.timer = self.loop.timer(0.0)
+        self.carriers: dict[type, Callable[[Any], None]] = {
+            OpenLink: lambda effect: self.links.open(effect.conn, Endpoint(effect.host, effect.port)),
+            CloseLink: lambda effect: self.links.close(effect.conn, effect.linger_s),
+            CloseApp: lambda effect: self.apps.close(effect.app),
+            Watch: lambda effect: self.watcher.watch(effect.topic, fresh=effect.fresh),
+            Unwatch: lambda effect: self.watcher.unwatch(effect.topic),
+            Register: lambda effect: self.watcher.register(effect.instance),
+            Renew: lambda effect: self.watcher.renew(effect.instance, effect.health, effect.text),
+            Withdraw: lambda effect: self.watcher.withdraw(effect.instance),
+            Note: lambda effect: self.note(effect.name, effect.level, **effect.facts),
+            Stop: self._stop,
+        }
+
+    def run(self) -> int:
+        """Serve until the node stops; return the exit status."""
+        drain = self.loop.signal(signal.SIGTERM)
+        drain.start(self._drain)
+        self.watcher.start()
+        gevent.spawn(self._beat)
+        self._flush_soon()
+        pulse(self.inherited.pulse_fd, READY)
+        self.stopped.wait()
+        self._flush()
+        self.watcher.stop()
+        self.apps.close_all()
+        self.links.close_all(LAST_WORDS_S)
+        return self.status
+
+    def _beat(self) -> None:
+        """Tell the supervisor that the loop turns, and the node's reports how the process is doing."""
+        pause_s = min(1.0, self.config.watchdog_s / 8)
+        while True:
+            pulse(self.inherited.pulse_fd)
+            self._gather_facts()
+            asleep_at = self.clock()
+            gevent.sleep(pause_s)
+            self.lag_s = self.clock() - asleep_at - pause_s
+
+    def _gather_facts(self) -> None:
+        self.node.facts.update(
+            pid=os.getpid(),
+            descriptors=len(os.listdir("/proc/self/fd")),
+            descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            loop_lag_ms=round(self.lag_s * 1000, 1),
+            matchmaker={"kind": self.config.matchmaker_kind, **self.watcher.facts()},
+            socket=str(self.config.socket_path),
+            preset=self.config.preset,
+        )
+
+    # What comes in
+
+    def _app_connected(self, credentials: Any) -> int:
+        return self.node.app_connected(credentials, self.clock())
+
+    def _app_data(self, conn: int, data: Any) -> None:
+        self.node.app_data(conn, data, self.clock())
+        self._flush_soon()
+
+    def _app_malformed(self, conn: int, why: str) -> None:
+        self.node.app_malformed(conn, why, self.clock())
+        self._flush_soon()
+
+    def _app_closed(self, conn: int) -> int | None:
+        session = self.node.state.conns.get(conn)
+        self.node.app_closed(conn, self.clock(), dead=False)
+        self._flush_soon()
+        return session
+
+    def _app_died(self, session: int) -> None:
+        self.node.app_died(session, self.clock())
+        self._flush_soon()
+
+    def _link_accepted(self) -> int:
+        return self.node.link_accepted(self.clock())
+
+    def _link_connected(self, conn: int) -> None:
+        self.node.link_connected(conn, self.clock())
+        self._flush_soon()
+
+    def _link_data(self, conn: int, data: Any) -> None:
+        self.node.link_data(conn, data, self.clock())
+        self._flush_soon()
+
+    def _link_lost(self, conn: int, reason: str) -> None:
+        self.node.link_lost(conn, reason, self.clock())
+        self._flush_soon()
+
+    def _silenced(self, limit: str, left: int) -> None:
+        self.note(notes.INBOUND_EVICTED, Level.WARNING, limit=limit, unproven=left)
+
+    def _snapshot(self, snapshot: Any) -> None:
+        self.node.snapshot(snapshot, self.clock())
+        self._flush_soon()
+
+    def _tick(self) -> None:
+        self.armed_for = 0.0
+        self.links.tick()
+        self.node.tick(self.clock())
+        self._flush_soon()
+
+    def _drain(self) -> None:
+        self.node.drain(self.clock())
+        self._flush_soon()
+
+    # What goes out
+
+    def _flush_soon(self) -> None:
+        """Have what gathers in this turn written at its end."""
+        if not self.flush_due:
+            self.flush_due = True
+            self.loop.run_callback(self._flush)
+
+    def _flush(self) -> None:
+        """Write what the node has to say: apps first, for they must know where their records go before those leave."""
+        self.flush_due = False
+        app_data, link_data, effects = self.node.take(self.clock())
+        for conn, data in app_data:
+            self.apps.send(conn, data)
+        for conn, data in link_data:
+            self.links.send(conn, data)
+        for effect in effects:
+            self.carriers[type(effect)](effect)
+        if link_data:
+            self.links.settle()
+        due = self.node.deadline()
+        if due != self.armed_for:
+            self.armed_for = due
+            self.timer.stop()
+            self.timer = self.loop.timer(max(0.0, due - self.clock()))
+            self.timer.start(self._tick)
+
+    def _stop(self, effect: Stop) -> None:
+        """End with the node's status; an incarnation that must be exceeded is stored first, for the next reactor."""
+        level = Level.WARNING if effect.status else Level.INFO
+        self.note(REACTOR_STOPS, level, status=effect.status, why=effect.reason)
+        if effect.incarnation:
+            try:
+                raise_incarnation(self.inherited.data_dir, effect.incarnation, self.note)
+            except ValueError as error:
+                self.note(INCARNATION_REFUSED, Level.ERROR, why=str(error))
+                return
+        self.status = effect.status
+        self.stopped.set()
+
+
+def run(config: Config, inherited: Inherited) -> int:
+    """Be a reactor: return the exit status, see `exits`."""
+    note = logs.make_note(node=config.node_id)
+    matchmaker = config.make_matchmaker()
+    return Reactor(config, inherited, matchmaker, note).run()

@@ -1,0 +1,261 @@
+"""The values that both shells take and give: messages, replies, receipts, and outcomes as exceptions.
+
+What an app hands over is checked here, before a seq is spent on it: a name, header or body that the agent would
+refuse raises `Rejected` with what is wrong.
+"""
+
+import functools
+import math
+import re
+import time
+import traceback as tracebacks
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct, field
+
+from mesh.core import records
+from mesh.core.records import AppWelcome, Failure, Kind, Request, Status
+from mesh.errors import (
+    AgentUnavailable,
+    Cancelled,
+    Expired,
+    Indeterminate,
+    OutcomeError,
+    Overloaded,
+    Rejected,
+    RemoteError,
+    Unroutable,
+)
+from mesh.types import MessageId, Topic, name_problem
+
+__all__ = [
+    "Message",
+    "Receipt",
+    "Reply",
+    "answer_of",
+    "check_name",
+    "default_server",
+    "error_of",
+    "failure_of",
+    "message_of",
+    "receipt_of",
+    "reply_of",
+    "request_of",
+]
+
+HEADERS_MAX = 64
+HEADER_KEY_CHARS_MAX = 256
+HEADER_VALUE_CHARS_MAX = 16_384
+TEXT_CHARS_MAX = 16_384
+ERROR_TYPE_CHARS_MAX = 255
+
+KIND_NAMES: tuple[Literal["call", "cast", "fanout"], ...] = ("call", "cast", "fanout")
+
+
+class Message(Struct, eq=False):
+    """A request as its handler sees it. ``deadline`` is on the clock of ``time.monotonic``.
+
+    ``cancelled`` becomes True while it is handled if its caller gives it up; ``server`` is as the caller addressed it.
+    """
+
+    body: bytes
+    headers: Mapping[str, str]
+    topic: str
+    server: str
+    kind: Literal["call", "cast", "fanout"]
+    id: MessageId
+    deadline: float
+    cancelled: bool = False
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until its caller waits no longer; negative after that."""
+        return self.deadline - time.monotonic()
+
+
+class Reply(Struct):
+    """What a call brought back; a handler may return one, to send headers with its body."""
+
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    id: MessageId | None = None
+
+
+class Receipt(Struct):
+    """What became of a fan-out: instances asked, and how many of them finished, failed, or are unknown (yet)."""
+
+    asked: int
+    finished: int = 0
+    failed: int = 0
+    unknown: int = 0
+    id: MessageId | None = None
+
+
+# What goes out
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_topic(text: str) -> Topic:
+    try:
+        return Topic.parse(text)
+    except ValueError as error:
+        raise Rejected(str(error)) from None
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return the name; raises Rejected if it is none of this kind (topic, server or namespace)."""
+    problem = name_problem(kind, name)
+    if problem:
+        raise Rejected(problem)
+    return name
+
+
+def _check_body(body: bytes | bytearray | memoryview, limits: AppWelcome) -> bytes:
+    if not isinstance(body, bytes):
+        if not isinstance(body, bytearray | memoryview):
+            raise TypeError(f"a body is bytes, not {type(body).__name__}; encode it first")
+        body = bytes(body)
+    if len(body) > limits.body_bytes_max:
+        text = f"a body of {len(body)} bytes is over body_bytes_max = {limits.body_bytes_max}"
+        raise Rejected(text, where=limits.node)
+    return body
+
+
+def _check_headers(headers: Mapping[str, str] | None) -> dict[str, str] | None:
+    if not headers:
+        return None
+    if len(headers) > HEADERS_MAX:
+        raise Rejected(f"{len(headers)} headers are more than {HEADERS_MAX}")
+    for key, value in headers.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"header {key!r} and its value must both be str")
+        if len(key) > HEADER_KEY_CHARS_MAX or len(value) > HEADER_VALUE_CHARS_MAX:
+            limits = f"{HEADER_KEY_CHARS_MAX} and {HEADER_VALUE_CHARS_MAX}"
+            raise Rejected(f"header {key[:32]!r} or its value is longer than {limits} characters")
+        if _clean(key) != key or _clean(value) != value:
+            raise Rejected(f"header {key[:32]!r} or its value is not encodable as UTF-8")
+    return dict(headers)
+
+
+def request_of(
+    kind: Kind,
+    topic: str,
+    body: bytes | bytearray | memoryview,
+    timeout_s: float,
+    headers: Mapping[str, str] | None,
+    flags: int,
+    limits: AppWelcome,
+) -> Request:
+    """Check what is asked and make a request of it; raises Rejected, Expired (no time at all) and TypeError."""
+    name, server = _parse_topic(topic)
+    if not isinstance(body, bytes) or len(body) > limits.body_bytes_max:
+        body = _check_body(body, limits)
+    if headers:
+        headers = _check_headers(headers)
+    if not timeout_s > 0:
+        raise Expired(f"no time: the timeout is {timeout_s} s")
+    limit_ms = limits.call_timeout_ms_max if kind == Kind.CALL else records.TIMEOUT_MS_MAX
+    if timeout_s * 1000 > limit_ms:
+        raise Rejected(
+            f"a timeout of {timeout_s} s is over {limit_ms / 1000:g} s, the longest for a {KIND_NAMES[kind]}"
+        )
+    return Request(int(kind), 0, name, server, math.ceil(timeout_s * 1000), body, int(flags), 0, headers or None)  # type: ignore[arg-type]
+
+
+def default_server(node: str, session: int) -> str:
+    """Return the name of an instance that gave none: unlike that of any other app, and readable."""
+    return f"{re.sub(r'[^A-Za-z0-9_.:/@#-]', '-', node)[:200]}:{session:x}"
+
+
+# What comes back
+
+
+def reply_of(reply: records.Reply) -> Reply:
+    """Return a reply as the caller sees it."""
+    return Reply(reply.body, reply.headers or {}, MessageId(reply.node, reply.session, reply.seq))
+
+
+def receipt_of(receipt: records.Receipt) -> Receipt:
+    """Return a receipt as the caller sees it."""
+    id = MessageId(receipt.node, receipt.session, receipt.seq)
+    return Receipt(receipt.asked, receipt.finished, receipt.failed, receipt.unknown, id)
+
+
+_ERRORS: dict[int, type[OutcomeError]] = {
+    Status.UNROUTABLE: Unroutable,
+    Status.EXPIRED: Expired,
+    Status.INDETERMINATE: Indeterminate,
+    Status.REJECTED: Rejected,
+    Status.AGENT_UNAVAILABLE: AgentUnavailable,
+    Status.CANCELLED: Cancelled,
+}
+
+
+def error_of(failure: Failure) -> OutcomeError:
+    """Return the exception that stands for a failure: one for each status."""
+    id = MessageId(failure.node, failure.session, failure.seq)
+    if failure.status == Status.REMOTE_ERROR:
+        return RemoteError(
+            failure.text,
+            type=failure.error_type or "Exception",
+            traceback=failure.traceback,
+            where=failure.where,
+            message_id=id,
+        )
+    if failure.status == Status.OVERLOADED:
+        return Overloaded(
+            failure.text,
+            limit=failure.limit,
+            retry_after_s=failure.retry_after_ms / 1000,
+            where=failure.where,
+            message_id=id,
+        )
+    return _ERRORS[failure.status](failure.text, where=failure.where, message_id=id)
+
+
+# What a handler gets, and gives
+
+
+def message_of(request: Request, deadline: float) -> Message:
+    """Return a request as its handler sees it."""
+    return Message(
+        request.body,
+        request.headers or {},
+        request.topic,
+        request.server,
+        KIND_NAMES[request.kind],
+        MessageId(request.node, request.session, request.seq),
+        deadline,
+    )
+
+
+def answer_of(result: object, id: tuple[str, int, int]) -> records.Reply:
+    """Return what a handler's result is on the wire; raises TypeError if it is no body."""
+    if isinstance(result, bytes):
+        return records.Reply(*id, result)
+    if result is None:
+        return records.Reply(*id, b"")
+    if isinstance(result, Reply):
+        return records.Reply(*id, bytes(result.body), _check_headers(result.headers))
+    if isinstance(result, bytearray | memoryview):
+        return records.Reply(*id, bytes(result))
+    raise TypeError(f"a handler returns bytes, None or a Reply, not {type(result).__name__}")
+
+
+def failure_of(error: BaseException, id: tuple[str, int, int], *, expose_traceback: bool) -> Failure:
+    """Return what a handler's exception is on the wire: its class and text, the traceback only if allowed."""
+    text = error.text if isinstance(error, RemoteError) else str(error)
+    trace = "".join(tracebacks.format_exception(error)) if expose_traceback else ""
+    return Failure(
+        *id,
+        int(Status.REMOTE_ERROR),
+        _clean(text)[:TEXT_CHARS_MAX],
+        error_type=type(error).__name__[:ERROR_TYPE_CHARS_MAX],
+        traceback=_clean(trace)[-TEXT_CHARS_MAX:],
+    )
+
+
+def _clean(text: str) -> str:
+    """Return text that can be encoded; lone surrogates cannot."""
+    return text.encode(errors="replace").decode()

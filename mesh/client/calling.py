@@ -1,0 +1,275 @@
+"""The calling half of a session: what this app asked for and has not heard the end of.
+
+A request is *queued* until it is written to a connection, and kept after that until it has ended: with what the agent
+says, or, when the agent says nothing in time, with an outcome given here. Which outcome that may be rests on one
+fact, whether it was ever written (``first_on``): what never was, certainly did not run.
+
+After a reconnect everything that is kept is written again, marked RESUMED if it had been written before; the agent
+knows its identity and runs it once. So that a new agent can ask those who may have run it, the nodes that were
+reached are kept as long as anything from that time is.
+"""
+
+import heapq
+
+from msgspec import Struct, field
+
+from mesh.client.events import Ended, Event, Held, Outcome
+from mesh.core.codec import weight
+from mesh.core.ranges import expand
+from mesh.core.records import (
+    Accepted,
+    AppWelcome,
+    Cancel,
+    Failure,
+    Flag,
+    Kind,
+    Reach,
+    Receipt,
+    Record,
+    Request,
+    Settled,
+    Status,
+    Targets,
+)
+from mesh.errors import Overloaded, ProtocolError
+
+__all__ = ["GRACE_S", "Calling", "Pending", "Reached"]
+
+GRACE_S = 0.25
+"""How long after its deadline an answer of the agent is waited for."""
+
+REACHED_MAX = 65_536
+"""Nodes that may be remembered as reached; the agent's own limit is below."""
+
+TURN_BYTES = 1 << 20
+TURN_RECORDS = 4_096
+"""What is written in one turn, so that a long backlog is never copied as a whole."""
+
+
+class Pending(Struct):
+    """A request that has not ended. ``first_on``: the connection it was first written to, 0 if to none."""
+
+    request: Request
+    deadline: float
+    charged: int
+    first_on: int = 0
+    held: bool = False
+    overdue: bool = False
+    targets: dict[str, int] | None = None
+
+
+class Reached(Struct):
+    """A node that may hold requests of ours below seq ``until``; None: newer ones too, its teller is our agent now."""
+
+    node: str
+    incarnation: int
+    until: int | None = None
+
+
+class Calling(Struct):
+    """The state of this half. Seqs are dense; every one below ``floor`` has ended."""
+
+    next_seq: int = 0
+    floor: int = 0
+    bytes: int = 0
+    unheld: int = 0
+    pending: dict[int, Pending] = field(default_factory=dict)
+    queue: list[int] = field(default_factory=list)
+    fresh: list[int] = field(default_factory=list)
+    timers: list[tuple[float, int]] = field(default_factory=list)
+    reached: list[Reached] = field(default_factory=list)
+
+    # A request begins
+
+    def full(self, request: Request, limits: AppWelcome) -> str | None:
+        """Return the limit that one more request would break, or None."""
+        if len(self.pending) >= limits.outstanding_records:
+            return "outstanding_records"
+        if self.bytes and self.bytes + weight(request, limits.chunk_bytes) > limits.outstanding_bytes:
+            return "outstanding_bytes"
+        if self.next_seq - self.floor >= limits.session_window:
+            return "session_window"
+        return None
+
+    def submit(self, request: Request, timeout_s: float, limits: AppWelcome, now: float) -> int:
+        """Queue a request and return its seq; raises Overloaded when a limit is reached."""
+        limit = self.full(request, limits)
+        if limit is not None:
+            text = f"{limit} = {getattr(limits, limit)} is reached in this app"
+            raise Overloaded(text, limit=limit, where=limits.node)
+        seq = request.seq = self.next_seq
+        self.next_seq += 1
+        charged = weight(request, limits.chunk_bytes)
+        deadline = now + timeout_s
+        self.pending[seq] = Pending(request, deadline, charged)
+        self.bytes += charged
+        self.queue.append(seq)
+        self._remind(deadline, seq)
+        return seq
+
+    def _remind(self, when: float, seq: int) -> None:
+        """Have `expire` look at a request. Timers of what has ended are swept when they are the most."""
+        if len(self.timers) > 2 * len(self.pending) + 256:
+            self.timers = [timer for timer in self.timers if timer[1] in self.pending]
+            heapq.heapify(self.timers)
+        heapq.heappush(self.timers, (when, seq))
+
+    # It is written
+
+    def take(self, connection: int, now: float) -> list[Request]:
+        """Return what may be written next, oldest first, at most a turn's worth."""
+        requests: list[Request] = []
+        self.fresh.clear()
+        size = count = 0
+        for seq in self.queue:
+            count += 1
+            pending = self.pending.get(seq)
+            if pending is None:
+                continue
+            request = pending.request
+            request.floor = self.floor
+            request.timeout_ms = max(1, round((pending.deadline - now) * 1000))
+            if not pending.first_on:
+                pending.first_on = connection
+                self.fresh.append(seq)
+                self.unheld += request.kind != Kind.CALL
+            elif pending.first_on != connection:
+                request.flags |= Flag.RESUMED
+            requests.append(request)
+            size += len(request.body)
+            if size >= TURN_BYTES or len(requests) >= TURN_RECORDS:
+                break
+        del self.queue[:count]
+        return requests
+
+    def unwritten(self) -> None:
+        """Not one byte of the last `take` was written: its new requests are as though never taken."""
+        for seq in self.fresh:
+            pending = self.pending.get(seq)
+            if pending is not None:
+                pending.first_on = 0
+                self.unheld -= pending.request.kind != Kind.CALL
+        self.fresh.clear()
+
+    def resume(self, new_agent: bool) -> list[Record]:
+        """Queue everything anew for a connection just opened; return the nodes that were reached, to be told first."""
+        self.queue = list(self.pending)
+        if new_agent:
+            for entry in self.reached:
+                if entry.until is None:
+                    entry.until = self.next_seq
+            self.reached = [entry for entry in self.reached if entry.until is None or entry.until > self.floor]
+        return [Reach(entry.node, entry.incarnation) for entry in self.reached]
+
+    # It is heard of
+
+    def reach(self, reach: Reach) -> None:
+        """The agent is about to send requests of ours to a node that it had not reached before."""
+        for entry in self.reached:
+            if entry.node == reach.node and entry.incarnation == reach.incarnation:
+                entry.until = None
+                return
+        if len(self.reached) >= REACHED_MAX:
+            raise ProtocolError(f"more than {REACHED_MAX} nodes were reached")
+        self.reached.append(Reached(reach.node, reach.incarnation))
+
+    def accepted(self, accepted: Accepted, limits: AppWelcome) -> list[Event]:
+        """The agent holds casts and fan-outs; a fan-out is told once its targets are known too."""
+        seqs: list[int] = []
+        for seq in expand(accepted.ranges, limits.session_window):
+            pending = self.pending.get(seq)
+            if pending is None or pending.held:
+                continue
+            self._hold(pending)
+            if pending.request.kind == Kind.CAST or pending.targets is not None:
+                seqs.append(seq)
+        return [Held(seqs)] if seqs else []
+
+    def _hold(self, pending: Pending) -> None:
+        pending.held = True
+        self.unheld -= pending.first_on != 0 and pending.request.kind != Kind.CALL
+
+    def targeted(self, targets: Targets) -> list[Event]:
+        """The agent names the nodes, and how many instances on each, that a fan-out goes to."""
+        pending = self.pending.get(targets.seq)
+        if pending is None:
+            return []
+        is_first = pending.targets is None
+        pending.targets = {**(pending.targets or {}), **dict(targets.nodes)}
+        return [Held([targets.seq])] if pending.held and is_first else []
+
+    def asked(self, seq: int) -> int:
+        """Return how many instances a fan-out went to, as far as is known."""
+        pending = self.pending.get(seq)
+        return sum(pending.targets.values()) if pending and pending.targets else 0
+
+    def settled(self, record: Settled, limits: AppWelcome) -> list[Event]:
+        """Handlers have ended casts."""
+        events: list[Event] = []
+        for seq in expand(record.ranges, limits.session_window):
+            events += self.end(seq, None)
+        return events
+
+    # It ends
+
+    def end(self, seq: int, outcome: Outcome) -> list[Event]:
+        """A request has ended; one that had already is no news."""
+        pending = self.pending.pop(seq, None)
+        if pending is None:
+            return []
+        self.bytes -= pending.charged
+        if not pending.held:
+            self.unheld -= pending.first_on != 0 and pending.request.kind != Kind.CALL
+        if seq == self.floor:
+            floor = seq + 1
+            while floor < self.next_seq and floor not in self.pending:
+                floor += 1
+            self.floor = floor
+        if isinstance(outcome, Receipt) and not outcome.asked and pending.targets:
+            outcome.asked = sum(pending.targets.values())
+        return [Ended(seq, outcome)]
+
+    def cancel(self, seq: int, limits: AppWelcome, session: int) -> Cancel | None:
+        """Give a request up without an outcome; return what to tell the agent, if it can know of it."""
+        pending = self.pending.get(seq)
+        if pending is None:
+            return None
+        self.end(seq, None)
+        return Cancel(limits.node, session, seq) if pending.first_on else None
+
+    def deadline(self) -> float | None:
+        """Return when `expire` is due."""
+        while self.timers and self.timers[0][1] not in self.pending:
+            heapq.heappop(self.timers)
+        return self.timers[0][0] if self.timers else None
+
+    def expire(self, away: str, limits: AppWelcome, session: int, now: float) -> tuple[list[Event], list[Record]]:
+        """End what is past its time; ``away`` says why there is no agent, or is empty. Returns what to tell, too.
+
+        What was written gets `GRACE_S` more, for the agent knows better how it ended.
+        """
+        events: list[Event] = []
+        records: list[Record] = []
+        while self.timers and self.timers[0][0] <= now:
+            _, seq = heapq.heappop(self.timers)
+            pending = self.pending.get(seq)
+            if pending is None:
+                continue
+            if pending.first_on and not pending.overdue:
+                pending.overdue = True
+                heapq.heappush(self.timers, (pending.deadline + GRACE_S, seq))
+                continue
+            status, text = _verdict(pending, away)
+            if pending.first_on:
+                records.append(Cancel(limits.node, session, seq))
+            events += self.end(seq, Failure(limits.node, session, seq, int(status), text))
+        return events, records
+
+
+def _verdict(pending: Pending, away: str) -> tuple[Status, str]:
+    """Return how a request ends of which the agent said nothing in time."""
+    if pending.first_on:
+        return Status.INDETERMINATE, f"no word of it in time{', and ' + away if away else ''}"
+    if away:
+        return Status.AGENT_UNAVAILABLE, away
+    return Status.EXPIRED, "it was not written within its time"
