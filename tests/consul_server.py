@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -50,13 +50,17 @@ def free_port() -> int:
 
 
 class ConsulServer:
-    """One server process, a leader of its own; ``settings`` are merged over its configuration."""
+    """One server process, a leader of its own. ``base`` names configuration files that its own is merged over by
+    Consul, ``settings`` what is merged over that."""
 
-    def __init__(self, directory: Path, *, acl: bool = False, settings: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, acl: bool = False, base: Sequence[Path] = (), settings: dict[str, Any] | None = None
+    ) -> None:
         self.directory = directory
         self.token = ROOT_TOKEN if acl else ""
         self.port = free_port()
-        self._settings = _configuration(directory, self.port, acl) | (settings or {})
+        self._base = base
+        self._settings = (_configuration(directory, self.port, acl), settings or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,12 +79,13 @@ class ConsulServer:
     def start(self) -> None:
         """Start it, with the data it has, and wait until it takes writes."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        file = self.directory / "server.json"
-        file.write_text(json.dumps(self._settings))
+        files = [*self._base]
+        for number, settings in enumerate(self._settings):
+            files.append(self.directory / f"server{number}.json")
+            files[-1].write_text(json.dumps(settings))
+        command = [binary(), "agent", *(f"-config-file={file}" for file in files)]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [binary(), "agent", f"-config-file={file}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             # A write needs the leader and, with ACLs, that they are set up.
             self._wait(lambda: self.put("/v1/kv/ready", "1") is True)
@@ -97,7 +102,7 @@ class ConsulServer:
 
     def wipe(self) -> None:
         """Remove the data of a stopped server."""
-        shutil.rmtree(self._settings["data_dir"], ignore_errors=True)
+        shutil.rmtree(self.directory / "data", ignore_errors=True)
 
     def get(self, path: str, token: str | None = None) -> Any:
         """Return what is at a path, decoded; raises RuntimeError for any status but 200."""

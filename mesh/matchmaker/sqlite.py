@@ -113,6 +113,7 @@ class SqliteMatchmaker:
         self._boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._idle: deque[_Connection] = deque()
         self._poller: deque[_Connection] = deque()
+        self._turn = deque([None])
         self._polled: tuple[int, ...] = ()
         self._changes = 0
         self._closed = False
@@ -170,11 +171,19 @@ class SqliteMatchmaker:
         """Count a change if anybody wrote to the file, or replaced it, since the last poll of any watch.
 
         ``data_version`` tells of writes by other connections, so this one never writes."""
-        with self._connection(self._poller, kept_max=1) as connection:
-            polled = (*connection.inode, _pragma(connection.database, "data_version"))
+        self._check_open()
+        try:
+            self._turn.pop()
+        except IndexError:  # another watch polls at this moment, for all
+            return
+        try:
+            with self._connection(self._poller, kept_max=1) as connection:
+                polled = (*connection.inode, _pragma(connection.database, "data_version"))
             if polled != self._polled:
                 self._polled = polled
                 self._changes += 1
+        finally:
+            self._turn.append(None)
 
     def _values(self, entry: Entry | None = None) -> dict[str, str | float | bytes]:
         """Return the named parameters of a statement: now, and what an entry is stored under."""
