@@ -1,15 +1,19 @@
 """The app socket: frames of a Unix stream, who is at the other end, and when its process dies.
 
-A frame is its length (``u32``, little-endian) and a batch. What an app does not read waits here, within a limit.
+A frame is its length (``u32``, little-endian) and a batch. What an app does not read waits here, within a limit; at the
+limit the app is cut off.
+
+An app is dead when its process is, which a pidfd tells, even if a child of it keeps the socket open. What it had
+written before is read first. A connection that merely ended leaves its process watched for ``mourn_s``.
 """
 
-import contextlib
 import os
 import socket
 import struct
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 from gevent import get_hub
 from msgspec import Struct
 
@@ -25,145 +29,194 @@ READ_BYTES = 256 << 10
 ACCEPTS_PER_TURN = 64
 """Connections accepted before others have their turn."""
 
+FAREWELL_S = 1.0
+"""How long a connection that is being closed waits for its app to read what it was told."""
+
 _LENGTH = struct.Struct("<I")
 _UCRED = struct.Struct("3i")
 
 
 class AppsOptions(Struct, frozen=True):
-    """Limits: connections at once, and bytes that may wait for one app that does not read."""
+    """Limits: connections at once, bytes that may wait for one app that does not read, seconds to await a death."""
 
-    connections_max: int = 10_000
-    unread_bytes_max: int = 256 << 20
+    connections_max: int
+    unread_bytes_max: int
+    mourn_s: float
 
 
 class AppEvents(Struct, frozen=True):
-    """Whom to tell: of a connection (returns its number), a frame, bytes that are none, an end, a death."""
+    """Whom to tell: of a connection (returns its number), a frame, bytes that are none, an end, a death.
+
+    ``closed`` returns the session that was there, if it may come back. ``full``: why nobody is accepted for a while.
+    """
 
     connected: Callable[[Credentials], int]
-    data: Callable[[int, Any], None]
+    data: Callable[[int, memoryview], None]
     malformed: Callable[[int, str], None]
     closed: Callable[[int], int | None]
     died: Callable[[int], None]
+    full: Callable[[str], None]
 
 
 class _Connection:
-    """One app's socket, what was read of its next frame, and what it has not taken yet."""
+    """One app's socket, what was read of its next frame (whole at ``due`` bytes), and what it has not taken yet."""
 
-    def __init__(self, conn: int, sock: socket.socket, pidfd: int) -> None:
-        self.conn = conn
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.pidfd = pidfd
+        self.conn = 0
+        self.pidfd = -1
         self.partial = bytearray()
+        self.due = 0
         self.unsent = bytearray()
         self.reader: Any = None
         self.writer: Any = None
+        self.mourner: Any = None
+        self.session: int | None = None
+        self.ends_at = 0.0
         self.closing = False
+        self.cut_off = False
+        self.dead = False
 
 
 class Apps:
-    """All connections of local apps of one reactor."""
+    """All connections of local apps of one reactor. ``mourned``: those that ended while their process lives."""
 
-    def __init__(self, listener: socket.socket, events: AppEvents, options: AppsOptions) -> None:
+    def __init__(
+        self, listener: socket.socket, events: AppEvents, options: AppsOptions, clock: Callable[[], float]
+    ) -> None:
         self.listener = listener
         self.events = events
         self.options = options
+        self.clock = clock
         self.loop = get_hub().loop
+        self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[int, _Connection] = {}
-        self.mourned: dict[int, Any] = {}
+        self.leaving: dict[_Connection, None] = {}
+        self.mourned: dict[_Connection, None] = {}
+        self.accepting = True
         self.acceptor = self.loop.io(listener.fileno(), 1)
         self.acceptor.start(self._accept)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
+            if len(self.connections) >= self.options.connections_max:
+                self._pause(f"app_connections_max: {self.options.connections_max} apps are connected")
+                return
             try:
                 fd, _ = self.listener._accept()  # type: ignore[attr-defined]
-            except OSError:
+            except (BlockingIOError, ConnectionAbortedError):
                 return
-            sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
-            if len(self.connections) >= self.options.connections_max:
-                sock.close()
-                continue
-            sock.setblocking(False)
-            self._begin(sock)
+            except OSError as error:
+                self._pause(str(error))
+                return
+            self._begin(Socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd))
+
+    def _pause(self, why: str) -> None:
+        """Leave those who come in the listener's queue: asked again at once, it would spin."""
+        self.acceptor.stop()
+        self.accepting = False
+        self.events.full(why)
 
     def _begin(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
         pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        pidfd = -1
-        if pid > 0:
-            with contextlib.suppress(OSError):
-                pidfd = os.pidfd_open(pid)
-        conn = self.events.connected(Credentials(uid, pid))
-        connection = self.connections[conn] = _Connection(conn, sock, pidfd)
+        connection = _Connection(sock)
+        try:
+            connection.pidfd = os.pidfd_open(pid) if pid > 0 else -1
+        except ProcessLookupError:
+            connection.dead = True
+        except OSError:
+            connection.pidfd = -1
+        connection.conn = self.events.connected(Credentials(uid, pid))
+        self.connections[connection.conn] = connection
         connection.reader = self.loop.io(sock.fileno(), 1)
         connection.reader.start(self._read, connection)
+        if connection.pidfd >= 0:
+            connection.mourner = self.loop.io(connection.pidfd, 1)
+            connection.mourner.start(self._process_ended, connection)
 
     # In
 
     def _read(self, connection: _Connection) -> None:
+        if connection.conn not in self.connections:
+            return
         try:
-            data = connection.sock.recv(READ_BYTES)
+            count = connection.sock.recv_into(self.buffer)
         except BlockingIOError:
+            if connection.dead:
+                self._end(connection)
             return
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self._end(connection)
             return
         if connection.partial:
-            connection.partial += data
-            view = memoryview(connection.partial)
+            connection.partial += self.buffer[:count]
+            if len(connection.partial) >= connection.due:
+                whole, connection.partial = connection.partial, bytearray()
+                self._frames(connection, memoryview(whole))
         else:
-            view = memoryview(data)
-        start = self._frames(connection, view)
-        rest = b"" if start < 0 else bytes(view[start:])
-        view.release()
-        connection.partial = bytearray(rest)
+            self._frames(connection, self.buffer[:count])
+        if connection.dead:
+            self.loop.run_callback(self._read, connection)
 
-    def _frames(self, connection: _Connection, view: memoryview) -> int:
-        """Give out the whole frames; return where the rest begins, or -1 if the connection is over."""
+    def _frames(self, connection: _Connection, view: memoryview) -> None:
+        """Give out the whole frames, and keep the rest."""
         start, end = 0, len(view)
-        while end - start >= 4:
-            (length,) = _LENGTH.unpack_from(view, start)
-            if length > FRAME_BYTES_MAX:
-                self.events.malformed(connection.conn, f"a frame of {length} bytes is over {FRAME_BYTES_MAX}")
-                return -1
-            if end - start - 4 < length:
+        while True:
+            due = 4
+            if end - start >= 4:
+                (length,) = _LENGTH.unpack_from(view, start)
+                if length > FRAME_BYTES_MAX:
+                    connection.reader.stop()
+                    self.events.malformed(connection.conn, f"a frame of {length} bytes is over {FRAME_BYTES_MAX}")
+                    return
+                due += length
+            if end - start < due:
                 break
-            self.events.data(connection.conn, view[start + 4 : start + 4 + length])
-            if connection.closing:
-                return -1
-            start += 4 + length
-        return start
+            self.events.data(connection.conn, view[start + 4 : start + due])
+            start += due
+        connection.due = due
+        connection.partial = bytearray(view[start:])
+
+    def _process_ended(self, connection: _Connection) -> None:
+        """An app's process is dead: read what it had written, then tell; or tell, if its connection is gone already."""
+        self._forget_process(connection)
+        connection.dead = True
+        if connection.session is not None:
+            self.events.died(connection.session)
+        else:
+            self._read(connection)
 
     def _end(self, connection: _Connection) -> None:
-        """The app is gone from this connection; if its process lives, its death will be told."""
+        """A connection is over; if its process lives, its death will be told."""
         self._close(connection)
-        session = self.events.closed(connection.conn)
-        if session is None or connection.pidfd < 0:
-            self._forget_pid(connection)
-            return
-        mourner = self.loop.io(connection.pidfd, 1)
-        self.mourned[connection.pidfd] = mourner
-        mourner.start(self._died, connection, session)
+        connection.session = self.events.closed(connection.conn)
+        if connection.session is None:
+            self._forget_process(connection)
+        elif connection.dead:
+            self.events.died(connection.session)
+        elif connection.mourner is not None:
+            connection.ends_at = self.clock() + self.options.mourn_s
+            self.mourned[connection] = None
+            if len(self.mourned) > self.options.connections_max:
+                self._forget_process(next(iter(self.mourned)))
 
-    def _died(self, connection: _Connection, session: int) -> None:
-        self.events.died(session)
-        mourner = self.mourned.pop(connection.pidfd)
-        mourner.stop()
-        mourner.close()
-        self._forget_pid(connection)
-
-    def _forget_pid(self, connection: _Connection) -> None:
-        if connection.pidfd >= 0:
+    def _forget_process(self, connection: _Connection) -> None:
+        self.mourned.pop(connection, None)
+        if connection.mourner is not None:
+            connection.mourner.stop()
+            connection.mourner.close()
+            connection.mourner = None
             os.close(connection.pidfd)
-            connection.pidfd = -1
 
     # Out
 
     def send(self, conn: int, data: bytes) -> None:
         """Give a frame to an app; what its socket does not take waits."""
         connection = self.connections.get(conn)
-        if connection is None:
+        if connection is None or connection.cut_off:
             return
         frame = _LENGTH.pack(len(data)) + data
         if not connection.unsent:
@@ -177,8 +230,12 @@ class Apps:
                 return
             frame = frame[sent:]
         connection.unsent += frame
-        if len(connection.unsent) > self.options.unread_bytes_max:
-            self.events.malformed(conn, f"it has left {len(connection.unsent)} bytes unread")
+        unread = len(connection.unsent)
+        if unread > self.options.unread_bytes_max:
+            connection.cut_off = True
+            connection.unsent.clear()
+            self._stop_writing(connection)
+            self.events.malformed(conn, f"app_unread_bytes_max: it left {unread} bytes unread")
         elif connection.writer is None:
             connection.writer = self.loop.io(connection.sock.fileno(), 2)
             connection.writer.start(self._write, connection)
@@ -193,41 +250,63 @@ class Apps:
         del connection.unsent[:sent]
         if connection.unsent:
             return
-        connection.writer.stop()
-        connection.writer.close()
-        connection.writer = None
+        self._stop_writing(connection)
         if connection.closing:
-            self._finish(connection)
+            self._end(connection)
+
+    def _stop_writing(self, connection: _Connection) -> None:
+        if connection.writer is not None:
+            connection.writer.stop()
+            connection.writer.close()
+            connection.writer = None
 
     def close(self, conn: int) -> None:
-        """End a connection after what was given to it has left; the caller knows already."""
+        """End a connection once what was given to it has left, or after `FAREWELL_S`."""
         connection = self.connections.get(conn)
-        if connection is None:
+        if connection is None or connection.closing:
             return
         connection.closing = True
         if connection.unsent:
             connection.reader.stop()
+            connection.ends_at = self.clock() + FAREWELL_S
+            self.leaving[connection] = None
         else:
-            self._finish(connection)
-
-    def _finish(self, connection: _Connection) -> None:
-        self._close(connection)
-        self.events.closed(connection.conn)
-        self._forget_pid(connection)
+            self._end(connection)
 
     def _close(self, connection: _Connection) -> None:
-        connection.closing = True
-        if self.connections.pop(connection.conn, None) is None:
-            return
-        for watcher in (connection.reader, connection.writer):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
+        """Let go of a connection's socket."""
+        del self.connections[connection.conn]
+        self.leaving.pop(connection, None)
+        self._stop_writing(connection)
+        connection.reader.stop()
+        connection.reader.close()
         connection.sock.close()
+        self._resume()
 
-    def close_all(self) -> None:
-        """End every connection and accept no more; the listener stays open, it is not ours."""
+    def _resume(self) -> None:
+        if not self.accepting:
+            self.accepting = True
+            self.acceptor.start(self._accept)
+
+    def tick(self) -> None:
+        """End what did not take its farewell in time, forget who has been mourned long enough, accept again."""
+        now = self.clock()
+        for connection in [connection for connection in self.leaving if connection.ends_at <= now]:
+            self._end(connection)
+        for connection in [connection for connection in self.mourned if connection.ends_at <= now]:
+            self._forget_process(connection)
+        self._resume()
+
+    def close_all(self, linger_s: float) -> None:
+        """End every connection and accept no more; what was sent has ``linger_s`` to leave. The listener stays open."""
         self.acceptor.stop()
         self.acceptor.close()
+        self.accepting = True
+        until = self.clock() + linger_s
+        while any(connection.unsent for connection in self.connections.values()) and self.clock() < until:
+            gevent.sleep(0.005)
         for connection in list(self.connections.values()):
             self._close(connection)
+            self._forget_process(connection)
+        for connection in list(self.mourned):
+            self._forget_process(connection)

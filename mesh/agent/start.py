@@ -1,14 +1,14 @@
 """From the command line to the supervisor: everything that a reactor needs is imported here, before the first fork."""
 
 import argparse
+import logging
+import resource
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import structlog
-
-from mesh.agent import reactor
+from mesh.agent import logs, reactor
 from mesh.agent.exits import Exit
 from mesh.agent.supervisor import SupervisorOptions, supervise
 from mesh.config import Config, load
@@ -27,7 +27,16 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"mesh agent: {error}\n")
         return Exit.CONFIGURATION
-    return supervise(_options(config), partial(reactor.run, config), structlog.get_logger("mesh.supervisor").info)
+    logs.configure(logging.getLevelNamesMapping()[config.agent.log_level.upper()], config.agent.log_format)
+    _allow_open_files(config.descriptors_needed)
+    return supervise(_options(config), partial(reactor.run, config), logs.make_note(node=config.node_id))
+
+
+def _allow_open_files(needed: int) -> None:
+    """Raise this process's soft limit to what its options need; `load` has compared that with the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _options(config: Config) -> SupervisorOptions:

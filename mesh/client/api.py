@@ -7,6 +7,7 @@ refuse raises `Rejected` with what is wrong.
 import functools
 import math
 import re
+import secrets
 import time
 import traceback as tracebacks
 from collections.abc import Mapping
@@ -14,15 +15,20 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from mesh.client.connection import Connection
+from mesh.client.events import Aimed, Outcome
+from mesh.client.session import Session
 from mesh.core import records
-from mesh.core.records import AppWelcome, Failure, Kind, Request, Status
+from mesh.core.records import AppWelcome, Failure, Flag, Kind, RefuseReason, Request, Status
 from mesh.errors import (
     AgentUnavailable,
     Cancelled,
     Expired,
     Indeterminate,
+    MeshError,
     OutcomeError,
     Overloaded,
+    ProtocolError,
     Rejected,
     RemoteError,
     Unroutable,
@@ -30,18 +36,33 @@ from mesh.errors import (
 from mesh.types import MessageId, Topic, name_problem
 
 __all__ = [
+    "CALL_TIMEOUT_S",
+    "CAST_TTL_S",
+    "CLOSE_TIMEOUT_S",
+    "CONNECT_TIMEOUT_S",
+    "FAREWELL_S",
+    "HELD_TIMEOUT_S",
+    "PREFETCH",
+    "WORKERS",
     "Message",
     "Receipt",
     "Reply",
+    "aimed_receipt",
     "answer_of",
     "check_name",
     "default_server",
     "error_of",
     "failure_of",
+    "flags_of",
     "message_of",
+    "new_session",
+    "no_agent",
     "receipt_of",
+    "refusal_of",
     "reply_of",
     "request_of",
+    "until_of",
+    "value_of",
 ]
 
 HEADERS_MAX = 64
@@ -49,6 +70,16 @@ HEADER_KEY_CHARS_MAX = 256
 HEADER_VALUE_CHARS_MAX = 16_384
 TEXT_CHARS_MAX = 16_384
 ERROR_TYPE_CHARS_MAX = 255
+
+CALL_TIMEOUT_S = 10.0
+CAST_TTL_S = 300.0
+CONNECT_TIMEOUT_S = 5.0
+HELD_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 10.0
+FAREWELL_S = 2.5  # a little more than the agent's close_grace_s
+WORKERS = 16
+PREFETCH = 256
+"""What both shells take where the app says nothing."""
 
 KIND_NAMES: tuple[Literal["call", "cast", "fanout"], ...] = ("call", "cast", "fanout")
 
@@ -122,13 +153,11 @@ def _check_body(body: bytes | bytearray | memoryview, limits: AppWelcome) -> byt
     return body
 
 
-def _check_headers(headers: Mapping[str, str] | None) -> dict[str, str] | None:
-    if not headers:
-        return None
+def _check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     if len(headers) > HEADERS_MAX:
         raise Rejected(f"{len(headers)} headers are more than {HEADERS_MAX}")
     for key, value in headers.items():
-        if not isinstance(key, str) or not isinstance(value, str):
+        if not (isinstance(key, str) and isinstance(value, str)):  # type: ignore[redundant-expr]
             raise TypeError(f"header {key!r} and its value must both be str")
         if len(key) > HEADER_KEY_CHARS_MAX or len(value) > HEADER_VALUE_CHARS_MAX:
             limits = f"{HEADER_KEY_CHARS_MAX} and {HEADER_VALUE_CHARS_MAX}"
@@ -151,8 +180,7 @@ def request_of(
     name, server = _parse_topic(topic)
     if not isinstance(body, bytes) or len(body) > limits.body_bytes_max:
         body = _check_body(body, limits)
-    if headers:
-        headers = _check_headers(headers)
+    checked = _check_headers(headers) if headers else None
     if not timeout_s > 0:
         raise Expired(f"no time: the timeout is {timeout_s} s")
     limit_ms = limits.call_timeout_ms_max if kind == Kind.CALL else records.TIMEOUT_MS_MAX
@@ -160,7 +188,35 @@ def request_of(
         raise Rejected(
             f"a timeout of {timeout_s} s is over {limit_ms / 1000:g} s, the longest for a {KIND_NAMES[kind]}"
         )
-    return Request(int(kind), 0, name, server, math.ceil(timeout_s * 1000), body, int(flags), 0, headers or None)  # type: ignore[arg-type]
+    return Request(int(kind), 0, name, server, math.ceil(timeout_s * 1000), body, int(flags), 0, checked)
+
+
+_IDEMPOTENT, _WAIT, _CONFIRM = int(Flag.IDEMPOTENT), int(Flag.WAIT), int(Flag.CONFIRM)
+_DURABLE, _ONCE = int(Flag.DURABLE), int(Flag.ONCE)  # plain numbers: operations on enums are slow
+
+
+def flags_of(
+    *,
+    idempotent: bool = False,
+    wait: bool = False,
+    confirm: bool = False,
+    durable: bool = False,
+    once: bool = False,
+) -> int:
+    """Return the options of a request as one number."""
+    return (
+        (_IDEMPOTENT if idempotent else 0)
+        | (_WAIT if wait else 0)
+        | (_CONFIRM if confirm else 0)
+        | (_DURABLE if durable else 0)
+        | (_ONCE if once else 0)
+    )
+
+
+def new_session(app: str, namespace: str, fleet: str, place: str) -> Session:
+    """Return a session with an identity of its own."""
+    id = secrets.randbits(62) + 1
+    return Session(id, app, namespace, fleet, place, connection=Connection(secrets.randbits(64)))
 
 
 def default_server(node: str, session: int) -> str:
@@ -180,6 +236,11 @@ def receipt_of(receipt: records.Receipt) -> Receipt:
     """Return a receipt as the caller sees it."""
     id = MessageId(receipt.node, receipt.session, receipt.seq)
     return Receipt(receipt.asked, receipt.finished, receipt.failed, receipt.unknown, id)
+
+
+def aimed_receipt(session: Session, aimed: Aimed) -> records.Receipt:
+    """Return what is known of a fan-out that was just sent."""
+    return records.Receipt(session.limits.node, session.id, aimed.seq, aimed.asked, 0, 0, aimed.asked)
 
 
 _ERRORS: dict[int, type[OutcomeError]] = {
@@ -214,6 +275,37 @@ def error_of(failure: Failure) -> OutcomeError:
     return _ERRORS[failure.status](failure.text, where=failure.where, message_id=id)
 
 
+def no_agent(why: str, timeout_s: float) -> AgentUnavailable:
+    """Return what `connect` raises when there is no agent."""
+    hint = "start one with `mesh agent`, or say where its socket is with MESH_SOCKET"
+    return AgentUnavailable(f"{why}, for {timeout_s:g} s: {hint}")
+
+
+def refusal_of(reason: int, text: str) -> MeshError:
+    """Return what `connect` raises when the agent refuses this app for good."""
+    if reason in (RefuseReason.PROTOCOL, RefuseReason.MALFORMED):
+        return ProtocolError(f"the agent refused this app: {text}")
+    return Rejected(f"the agent refused this app: {text}")
+
+
+def value_of(outcome: Outcome) -> Reply | Receipt | None:
+    """Return what a request brought; raises what it ended with otherwise."""
+    if type(outcome) is records.Reply:
+        return reply_of(outcome)
+    if isinstance(outcome, Failure):
+        raise error_of(outcome)
+    return receipt_of(outcome) if isinstance(outcome, records.Receipt) else None
+
+
+def until_of(deadline: float, timeout_s: float | None, *, confirm: bool) -> float:
+    """Return how long a cast or fan-out is waited for: as asked, else for its end all its time, or to be held 10 s."""
+    if timeout_s is None:
+        if confirm:
+            return deadline
+        timeout_s = HELD_TIMEOUT_S
+    return min(deadline, time.monotonic() + timeout_s)
+
+
 # What a handler gets, and gives
 
 
@@ -237,7 +329,7 @@ def answer_of(result: object, id: tuple[str, int, int]) -> records.Reply:
     if result is None:
         return records.Reply(*id, b"")
     if isinstance(result, Reply):
-        return records.Reply(*id, bytes(result.body), _check_headers(result.headers))
+        return records.Reply(*id, bytes(result.body), _check_headers(result.headers) if result.headers else None)
     if isinstance(result, bytearray | memoryview):
         return records.Reply(*id, bytes(result))
     raise TypeError(f"a handler returns bytes, None or a Reply, not {type(result).__name__}")

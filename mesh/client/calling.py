@@ -13,7 +13,7 @@ import heapq
 
 from msgspec import Struct, field
 
-from mesh.client.events import Ended, Event, Held, Outcome
+from mesh.client.events import Aimed, Ended, Event, Held, Outcome
 from mesh.core.codec import weight
 from mesh.core.ranges import expand
 from mesh.core.records import (
@@ -59,7 +59,7 @@ class Pending(Struct):
 
 
 class Reached(Struct):
-    """A node that may hold requests of ours below seq ``until``; None: newer ones too, its teller is our agent now."""
+    """A node that may hold requests of ours below seq ``until``; None: newer ones too, for our agent goes on there."""
 
     node: str
     incarnation: int
@@ -67,9 +67,10 @@ class Reached(Struct):
 
 
 class Calling(Struct):
-    """The state of this half. Seqs are dense; every one below ``floor`` has ended."""
+    """The state of this half. Seqs are dense; all below ``floor`` have ended, none from ``written`` on was written."""
 
     next_seq: int = 0
+    written: int = 0
     floor: int = 0
     bytes: int = 0
     unheld: int = 0
@@ -133,7 +134,8 @@ class Calling(Struct):
                 pending.first_on = connection
                 self.fresh.append(seq)
                 self.unheld += request.kind != Kind.CALL
-            elif pending.first_on != connection:
+                self.written = max(self.written, seq + 1)
+            else:
                 request.flags |= Flag.RESUMED
             requests.append(request)
             size += len(request.body)
@@ -157,7 +159,7 @@ class Calling(Struct):
         if new_agent:
             for entry in self.reached:
                 if entry.until is None:
-                    entry.until = self.next_seq
+                    entry.until = self.written
             self.reached = [entry for entry in self.reached if entry.until is None or entry.until > self.floor]
         return [Reach(entry.node, entry.incarnation) for entry in self.reached]
 
@@ -176,14 +178,19 @@ class Calling(Struct):
     def accepted(self, accepted: Accepted, limits: AppWelcome) -> list[Event]:
         """The agent holds casts and fan-outs; a fan-out is told once its targets are known too."""
         seqs: list[int] = []
+        events: list[Event] = []
         for seq in expand(accepted.ranges, limits.session_window):
             pending = self.pending.get(seq)
             if pending is None or pending.held:
                 continue
             self._hold(pending)
-            if pending.request.kind == Kind.CAST or pending.targets is not None:
+            if pending.request.kind == Kind.CAST:
                 seqs.append(seq)
-        return [Held(seqs)] if seqs else []
+            elif pending.targets is not None:
+                events.append(Aimed(seq, sum(pending.targets.values())))
+        if seqs:
+            events.append(Held(seqs))
+        return events
 
     def _hold(self, pending: Pending) -> None:
         pending.held = True
@@ -195,13 +202,15 @@ class Calling(Struct):
         if pending is None:
             return []
         is_first = pending.targets is None
-        pending.targets = {**(pending.targets or {}), **dict(targets.nodes)}
-        return [Held([targets.seq])] if pending.held and is_first else []
+        targets_now = pending.targets = {**(pending.targets or {}), **dict(targets.nodes)}
+        return [Aimed(targets.seq, sum(targets_now.values()))] if pending.held and is_first else []
 
-    def asked(self, seq: int) -> int:
-        """Return how many instances a fan-out went to, as far as is known."""
-        pending = self.pending.get(seq)
-        return sum(pending.targets.values()) if pending and pending.targets else 0
+    def first_unheld(self) -> int:
+        """Return the lowest seq of a cast or fan-out that the agent has not accepted, or else the next seq."""
+        for seq, pending in self.pending.items():
+            if not pending.held and pending.request.kind != Kind.CALL:
+                return seq
+        return self.next_seq
 
     def settled(self, record: Settled, limits: AppWelcome) -> list[Event]:
         """Handlers have ended casts."""

@@ -103,8 +103,7 @@ class Connection(Struct):
 
     def draining(self) -> None:
         """The agent said goodbye."""
-        if self.phase is Phase.OPEN:
-            self._go(Phase.DRAINING)
+        self._go(Phase.DRAINING)
 
     def disconnected(self, reason: str, now: float) -> None:
         """The socket is gone, or could not be opened."""

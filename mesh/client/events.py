@@ -5,6 +5,7 @@ from msgspec import Struct
 from mesh.core.records import AppWelcome, Failure, Receipt, Reply, Request
 
 __all__ = [
+    "Aimed",
     "CancelAsked",
     "Delivered",
     "Ended",
@@ -59,9 +60,16 @@ class Parted(Struct, gc=False):
 
 
 class Held(Struct, gc=False):
-    """The agent has accepted these casts, or these fan-outs and named their targets."""
+    """The agent has accepted these casts."""
 
     seqs: list[int]
+
+
+class Aimed(Struct, gc=False):
+    """The agent has accepted a fan-out, and named its targets: so many instances."""
+
+    seq: int
+    asked: int
 
 
 class Ended(Struct, gc=False):
@@ -100,4 +108,6 @@ class Reported(Struct, gc=False):
     body: bytes
 
 
-Event = Opened | Refused | Lost | Leaving | Parted | Held | Ended | Delivered | CancelAsked | ServingTold | Reported
+Event = (
+    Aimed | Opened | Refused | Lost | Leaving | Parted | Held | Ended | Delivered | CancelAsked | ServingTold | Reported
+)

@@ -253,11 +253,12 @@ class Session(Struct):
             self.connection.expect(now)
         return self.calling.submit(request, timeout_s, self.limits, now)
 
-    def cancel(self, seq: int) -> None:
-        """Give a request of ours up; nothing more is told of it."""
+    def cancel(self, seq: int) -> bool:
+        """Give a request of ours up: nothing more is told of it. Return whether it was ever written."""
         record = self.calling.cancel(seq, self.limits, self.id)
         if record is not None:
             self._say(record)
+        return record is not None
 
     def query(self, what: str, arguments: dict[str, str], now: float) -> int:
         """Ask the agent about itself; return the number that `Reported` will bear."""

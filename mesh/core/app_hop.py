@@ -12,9 +12,11 @@ from msgspec import structs
 from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.codec import Batch, decode
-from mesh.core.context import Act, Context
+from mesh.core.context import SEQS_MAX, Act, Context
 from mesh.core.effects import CloseApp, Level
+from mesh.core.ranges import expand
 from mesh.core.records import (
+    BODY_INLINE_MAX,
     PROTOCOL_MINOR,
     Answer,
     AppHello,
@@ -23,6 +25,8 @@ from mesh.core.records import (
     Chunk,
     ChunkAck,
     Failure,
+    Floor,
+    FloorAsk,
     Goodbye,
     Ping,
     Pong,
@@ -73,6 +77,7 @@ class AppHop:
             Unserve: self.serving.unserve,
             Answer: self._answer,
             Reach: self._reach,
+            Floor: self._floor,
             Query: self._query,
             Ping: self._ping,
             Pong: self._pong,
@@ -140,8 +145,8 @@ class AppHop:
             return Refuse(int(RefuseReason.MALFORMED), f"this session is of namespace {known.namespace!r}")
         return None
 
-    def _turn_away(self, conn: int, refuse: Refuse) -> None:
-        self.context.farewells.append((conn, refuse))
+    def _turn_away(self, conn: int, refuse: Refuse, counter: int = 0) -> None:
+        self.context.farewells.append((conn, counter, refuse))
         self.context.effects.append(CloseApp(conn, refuse.text))
 
     def _attach(self, conn: int, hello: AppHello, credentials: Credentials, now: float) -> App:
@@ -213,7 +218,7 @@ class AppHop:
         session = self.state.conns.get(conn)
         app = self.state.apps.get(session) if session is not None else None
         self.context.note(notes.APP_MALFORMED, Level.WARNING, app=app.name if app else "", why=why[:500])
-        self._turn_away(conn, Refuse(int(RefuseReason.MALFORMED), why[:500]))
+        self._turn_away(conn, Refuse(int(RefuseReason.MALFORMED), why[:500]), app.counter_out if app else 0)
         self.closed(conn, now, dead=False)
 
     def _end_session(self, app: App, now: float) -> None:
@@ -262,7 +267,14 @@ class AppHop:
         self.context.answer(answer.node, structs.replace(answer, target=app.session))
 
     def _reach(self, app: App, reach: Reach, now: float) -> None:
-        app.reached_before[reach.node] = reach.incarnation
+        """The app tells again where its requests went. What this agent has told it itself is known here."""
+        if app.reached.get(reach.node) != reach.incarnation:
+            app.reached_before[reach.node] = reach.incarnation
+
+    def _floor(self, app: App, floor: Floor, now: float) -> None:
+        app.raise_floor(floor.floor)
+        for seq in expand(floor.settled, SEQS_MAX):
+            app.outcomes.pop(seq, None)
 
     def _query(self, app: App, query: Query, now: float) -> None:
         report = REPORTS.get(query.what)
@@ -271,7 +283,11 @@ class AppHop:
             self.context.tell(app, Report(query.seq, False, text.encode()))
         else:
             body = report(self.state, self.options, self.context.facts, query.arguments or {}, now)
-            self.context.tell(app, Report(query.seq, True, body))
+            if len(body) <= BODY_INLINE_MAX:
+                self.context.tell(app, Report(query.seq, True, body))
+            else:
+                text = f"the answer has {len(body)} bytes, over the {BODY_INLINE_MAX} that a report may have"
+                self.context.tell(app, Report(query.seq, False, text.encode()))
 
     def _ping(self, app: App, ping: Ping, now: float) -> None:
         self.context.tell(app, Pong(ping.stamp))
@@ -281,6 +297,7 @@ class AppHop:
 
     def _goodbye(self, app: App, goodbye: Goodbye, now: float) -> None:
         app.leaving = True
+        self.serving.leave(app, now)
         self.context.tell(app, Goodbye("answer"))
 
     def tick(self, now: float) -> None:
@@ -293,3 +310,9 @@ class AppHop:
         for app in list(self.state.apps.values()):
             if app.detached_at is not None and app.conn is None and now - app.detached_at >= grace_s:
                 self._end_session(app, now)
+
+    def sweep(self) -> None:
+        """Ask apps for which outcomes are kept how far they have settled; the busy ones say so with each request."""
+        for app in self.state.apps.values():
+            if app.outcomes:
+                self.context.tell(app, FloorAsk(self.context.node, app.session))

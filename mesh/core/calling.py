@@ -9,7 +9,7 @@ from msgspec import structs
 from mesh.core import notes
 from mesh.core.catalogue import Instance
 from mesh.core.codec import weight
-from mesh.core.context import Context
+from mesh.core.context import SEQS_MAX, Context
 from mesh.core.directory import View
 from mesh.core.effects import Level, Unwatch, Watch
 from mesh.core.fanout import Fan, by_node
@@ -36,9 +36,6 @@ from mesh.core.session import App, Outcome
 from mesh.types import TopicKey, name_problem
 
 __all__ = ["Calling"]
-
-SEQS_MAX = 1 << 16
-"""Seqs that one record may settle."""
 
 
 class Calling:
@@ -67,21 +64,19 @@ class Calling:
             refusal = self.failure(request, Status.OVERLOADED, "too many topics are in use here", limit="watches_max")
         if refusal is not None or view is None:
             assert refusal is not None
-            self._tell(app, request.seq, refusal)
+            self._count(refusal)
+            self.context.tell(app, refusal)
             return []
         app.admitted(charged)
         state.heats.count(topic)
-        deadline = now + self._timeout_s(request)
-        if request.kind == Kind.FANOUT:
-            state.totals.fanouts += 1
-            return self._fan_out(app, request, view, deadline, charged, now)
-        entry = Entry(request, topic, deadline, charged)
+        entry = Entry(request, topic, now + self._timeout_s(request), charged)
         state.outbox.admit(entry)
-        if request.kind == Kind.CAST:
-            state.totals.casts += 1
-            self._accept(app, request.seq)
-        else:
+        if request.kind == Kind.CALL:
             state.totals.calls += 1
+        else:
+            state.totals.casts += request.kind == Kind.CAST
+            state.totals.fanouts += request.kind == Kind.FANOUT
+            self._accept(app, request.seq)
         return self._place(entry, view, now)
 
     def _is_replay(self, app: App, key: Key, request: Request) -> bool:
@@ -115,6 +110,8 @@ class Calling:
                 return self.failure(request, Status.REJECTED, problem)
         if len(request.body) > self.options.link.body_bytes_max:
             return self.too_large(request, len(request.body))
+        if request.flags & Flag.DURABLE:
+            return self.failure(request, Status.REJECTED, "this agent has no spool: it cannot keep a cast on disk")
         limit = ""
         if app.records >= options.outstanding_records:
             limit = "outstanding_records"
@@ -142,7 +139,8 @@ class Calling:
     def reject(self, app: App, request: Request, failure: Failure) -> None:
         """Answer a request that is not taken at all."""
         failure.node, failure.session = self.context.node, app.session
-        self._tell(app, request.seq, failure)
+        self._count(failure)
+        self.context.tell(app, failure)
 
     def failure(self, request: Request, status: Status, text: str, limit: str = "", retry_after_ms: int = 0) -> Failure:
         return Failure(
@@ -157,12 +155,13 @@ class Calling:
         )
 
     def _view(self, topic: TopicKey, now: float) -> View | None:
-        """Return what is known of a topic; a topic that is new here begins to be watched."""
+        """Return what is known of a topic; one that was of no interest here begins to be watched."""
         directory = self.state.directory
-        is_new = topic not in directory.views
+        known = directory.views.get(topic)
+        is_watched = known is not None and known.watched
         view, dropped = directory.use(topic, self.options.directory, now)
         self.context.effects.extend(Unwatch(old) for old in dropped)
-        if is_new and view is not None:
+        if view is not None and not is_watched:
             self.context.effects.append(Watch(topic))
         return view
 
@@ -171,6 +170,8 @@ class Calling:
     def _place(self, entry: Entry, view: View, now: float) -> list[Action]:
         """Aim an entry at an instance, or keep it until there is one, or end it."""
         request = entry.request
+        if request.kind == Kind.FANOUT:
+            return self._fan_out(entry, view, now)
         group = view.group(request.server)
         if view.cursor is None and len(group.keys) > 1:
             view.cursor = group.keys[self.state.rng.below(len(group.keys))]
@@ -200,17 +201,17 @@ class Calling:
 
     def _nobody(self, entry: Entry, view: View, now: float) -> None:
         """Nobody is ready for this entry: wait if somebody may come, else end it."""
-        request = entry.request
-        refusal = entry.refusal
-        if refusal is not None and refusal.status == Status.OVERLOADED:
-            failure = self.failure(
-                request, Status.OVERLOADED, refusal.text, refusal.limit, retry_after_ms=refusal.retry_after_ms
-            )
+        request, refusal = entry.request, entry.refusal
+        if refusal is not None and refusal.status == Status.OVERLOADED and not entry.doubtful:
+            failure = self.failure(request, Status.OVERLOADED, refusal.text, refusal.limit, refusal.retry_after_ms)
             self.end(entry.key, failure, now)
         elif request.flags & Flag.WAIT or self.state.directory.expected(
             view, request.server, patient=request.kind == Kind.CAST
         ):
             self.state.outbox.wait(entry)
+        elif entry.doubtful:
+            text = f"sent and lost, and nobody serves {request.topic!r} now"
+            self.end(entry.key, self.failure(request, Status.INDETERMINATE, text), now)
         else:
             self.end(entry.key, self._unroutable(request), now)
 
@@ -229,6 +230,7 @@ class Calling:
         state.outbox.aim(entry, (node, instance.session))
         if node == self.context.node:
             self._sent(entry, now)
+            self._reach(request.session, node, state.peers.identity.incarnation)
             self.context.loopback.append(request)
             return []
         state.pool.lease(node, now, entry.topic)
@@ -253,13 +255,12 @@ class Calling:
         request.dispatch += 1
         request.timeout_ms = max(1, round((entry.deadline - now) * 1000))
         entry.place = Place.PLACED
-        entry.ever_placed = True
 
     def _send(self, link: Link, entry: Entry, now: float) -> None:
         self._sent(entry, now)
         entry.reached = link.incarnation
-        self._reach(entry.request.session, link)
-        link.charge(entry.charged)
+        self._reach(entry.request.session, link.peer, link.incarnation)
+        link.charge(weight(entry.request, link.chunker.chunk_bytes))
         self._say(link, entry.request)
 
     def _say(self, link: Link, request: Request) -> None:
@@ -272,12 +273,12 @@ class Calling:
         for record in (announcement, *chunks):
             peers.say(link, record)
 
-    def _reach(self, session: int, link: Link) -> None:
+    def _reach(self, session: int, node: str, incarnation: int) -> None:
         """Tell the app, before its first record goes to a node, that it does."""
         app = self.state.apps.get(session)
-        if app is not None and app.reached.get(link.peer) != link.incarnation:
-            app.reached[link.peer] = link.incarnation
-            self.context.tell(app, Reach(link.peer, link.incarnation))
+        if app is not None and app.reached.get(node) != incarnation:
+            app.reached[node] = incarnation
+            self.context.tell(app, Reach(node, incarnation))
 
     def flush_queue(self, node: str, now: float) -> None:
         """Send what waits for the link to a node, as far as its window goes."""
@@ -295,22 +296,21 @@ class Calling:
 
     # Fan-out
 
-    def _fan_out(
-        self, app: App, request: Request, view: View, deadline: float, charged: int, now: float
-    ) -> list[Action]:
-        """Send to every node that has an instance; without any the answer is as to a call."""
+    def _fan_out(self, entry: Entry, view: View, now: float) -> list[Action]:
+        """Send to every node that has an instance; without any, or before they are known, all is as for a call."""
+        request, key = entry.request, entry.key
         nodes = by_node(view.group(request.server))
-        key = (app.session, request.seq)
-        if not nodes:
-            app.ended(charged)
-            self._tell(app, request.seq, self._unroutable(request))
+        if not nodes or not view.known:
+            self._nobody(entry, view, now)
             return []
+        self.state.outbox.end(key)
         request.target = 0
-        fan = Fan(request, deadline, charged, nodes, sum(nodes.values()))
+        fan = Fan(request, entry.deadline, entry.charged, nodes, sum(nodes.values()))
         self.state.fans[key] = fan
-        self.state.outbox.wheel.add(key, deadline)
-        self.context.tell(app, Targets(request.seq, list(nodes.items())))
-        self._accept(app, request.seq)
+        self.state.outbox.wheel.add(key, fan.deadline)
+        app = self.state.apps.get(request.session)
+        if app is not None:
+            self.context.tell(app, Targets(request.seq, list(nodes.items())))
         actions: list[Action] = []
         leads = {i.agent.node: i for i in view.group(request.server).instances}
         for node, instance in leads.items():
@@ -329,8 +329,8 @@ class Calling:
         return state.pool.want(node, self.options.pool, now)
 
     def _send_fan(self, link: Link, fan: Fan, now: float) -> None:
-        self._reach(fan.request.session, link)
-        link.charge(fan.charged)
+        self._reach(fan.request.session, link.peer, link.incarnation)
+        link.charge(weight(fan.request, link.chunker.chunk_bytes))
         self._say(link, self._fan_copy(fan, now))
 
     def _fan_copy(self, fan: Fan, now: float) -> Request:
@@ -342,6 +342,7 @@ class Calling:
         fan = self.state.fans.get((receipt.session, receipt.seq))
         if fan is not None and node in fan.pending:
             fan.answered(node, receipt.finished, receipt.failed)
+            self.state.outbox.unqueue(node, (receipt.session, receipt.seq))
             self._release(node, now)
             if not fan.pending:
                 self.end_fan((receipt.session, receipt.seq), fan, now)
@@ -394,13 +395,18 @@ class Calling:
     def _tell(self, app: App, seq: int, outcome: Reply | Failure | Receipt) -> None:
         """Keep an outcome until the app's floor passes it, and send it."""
         if isinstance(outcome, Failure):
-            counts = self.state.totals.outcomes
-            counts[outcome.status] = counts.get(outcome.status, 0) + 1
-        app.outcomes[seq] = outcome
+            self._count(outcome)
+        if seq >= app.floor:
+            app.outcomes[seq] = outcome
         self.context.tell(app, outcome)
 
+    def _count(self, failure: Failure) -> None:
+        counts = self.state.totals.outcomes
+        counts[failure.status] = counts.get(failure.status, 0) + 1
+
     def _settle(self, app: App, seq: int) -> None:
-        app.outcomes[seq] = None
+        if seq >= app.floor:
+            app.outcomes[seq] = None
         app.settled.append(seq)
         self.state.dirty_apps[app.session] = None
 
@@ -418,7 +424,7 @@ class Calling:
         entry = self.state.outbox.entries.get(key)
         if entry is None:
             return
-        if entry.ever_placed and entry.place is not Place.WAITING:
+        if entry.place in (Place.PLACED, Place.ASKED):
             self.context.answer(entry.target[0], Cancel(self.context.node, *key))
         failure = self.failure(entry.request, Status.CANCELLED, "its caller gave it up")
         self.end(key, failure, now)
@@ -426,8 +432,8 @@ class Calling:
     # It is placed again
 
     def unplace(self, entry: Entry, now: float) -> None:
-        if entry.place is not Place.WAITING:
-            self._release(entry.target[0], now)
+        """Take an entry away from where it was aimed."""
+        self._release(entry.target[0], now)
         self.state.outbox.unplace(entry)
 
     def replace(self, entry: Entry, now: float) -> list[Action]:

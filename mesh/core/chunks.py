@@ -6,6 +6,8 @@ receiver acknowledges each chunk and hands on the record, its body whole, after 
 use this one machine, one for each connection; with the connection it is gone.
 """
 
+import heapq
+
 from msgspec import Struct, field, structs
 
 from mesh.core.records import Chunk, ChunkAck, Reply, Request
@@ -13,8 +15,8 @@ from mesh.errors import ProtocolError
 
 __all__ = ["Chunker", "Incoming", "Outgoing"]
 
-STREAMS_MAX = 1_024
-"""Streams that may come in at once on one connection."""
+STREAMS_MAX = 1 << 16
+"""Streams that may come in at once on one connection: more than the requests that an honest end has outstanding."""
 
 
 class Outgoing(Struct):
@@ -26,21 +28,27 @@ class Outgoing(Struct):
 
 
 class Incoming(Struct):
-    """A body being received: the record that announced it, and the pieces so far."""
+    """A body being received: the record that announced it, and the ``count`` chunks so far."""
 
     record: Request | Reply
-    parts: list[bytes] = field(default_factory=list)
-    received: int = 0
+    body: bytearray = field(default_factory=bytearray)
+    count: int = 0
 
 
 class Chunker(Struct):
-    """The streams of one connection, both ways. ``chunk_bytes`` and ``in_flight_max`` are what the peer agreed to."""
+    """The streams of one connection, both ways. ``chunk_bytes`` and ``in_flight_max`` are what the peer agreed to.
+
+    ``turns`` is a heap of ``(turn, stream)`` of the streams that have chunks left; ``turn`` is the latest taken.
+    """
 
     chunk_bytes: int = 256 << 10
     in_flight_max: int = 2
     body_bytes_max: int = 64 << 20
     next_stream: int = 1
     outgoing: dict[int, Outgoing] = field(default_factory=dict)
+    turns: list[tuple[int, int]] = field(default_factory=list)
+    turn: int = 0
+    in_flight: int = 0
     incoming: dict[int, Incoming] = field(default_factory=dict)
 
     def split(self, record: Request | Reply) -> tuple[Request | Reply, list[Chunk]]:
@@ -48,22 +56,24 @@ class Chunker(Struct):
         stream = self.next_stream
         self.next_stream += 1
         self.outgoing[stream] = Outgoing(record.body)
+        heapq.heappush(self.turns, (self.turn + 1, stream))
         return structs.replace(record, body=b"", size=len(record.body), stream=stream), self.more()
 
     def more(self) -> list[Chunk]:
         """Return the chunks that may leave now, one of each stream in turn."""
         chunks: list[Chunk] = []
-        room = self.in_flight_max - sum(out.sent - out.acked for out in self.outgoing.values())
-        while room > 0:
-            waiting = [(out.sent, stream) for stream, out in self.outgoing.items() if self._left(out)]
-            if not waiting:
-                break
-            number, stream = min(waiting)
-            out = self.outgoing[stream]
-            start = number * self.chunk_bytes
-            chunks.append(Chunk(stream, number, out.body[start : start + self.chunk_bytes]))
+        while self.turns and self.in_flight < self.in_flight_max:
+            turn, stream = heapq.heappop(self.turns)
+            out = self.outgoing.get(stream)
+            if out is None:
+                continue
+            start = out.sent * self.chunk_bytes
+            chunks.append(Chunk(stream, out.sent, out.body[start : start + self.chunk_bytes]))
             out.sent += 1
-            room -= 1
+            self.in_flight += 1
+            self.turn = turn
+            if self._left(out):
+                heapq.heappush(self.turns, (turn + 1, stream))
         return chunks
 
     def _left(self, out: Outgoing) -> bool:
@@ -76,8 +86,11 @@ class Chunker(Struct):
             return []
         if ack.count > out.sent:
             raise ProtocolError(f"{ack.count} chunks of stream {ack.stream} were acknowledged, {out.sent} were sent")
-        out.acked = max(out.acked, ack.count)
+        arrived = max(0, ack.count - out.acked)
+        out.acked += arrived
+        self.in_flight -= arrived
         if ack.abort or (out.acked == out.sent and not self._left(out)):
+            self.in_flight -= out.sent - out.acked
             del self.outgoing[ack.stream]
         return self.more()
 
@@ -95,17 +108,18 @@ class Chunker(Struct):
         entry = self.incoming.get(chunk.stream)
         if entry is None:
             return None, ChunkAck(chunk.stream, chunk.number + 1, abort=True)
-        if chunk.number != len(entry.parts) or not chunk.body:
-            raise ProtocolError(f"chunk {chunk.number} of stream {chunk.stream} came where {len(entry.parts)} was due")
-        entry.parts.append(chunk.body)
-        entry.received += len(chunk.body)
-        if entry.received > entry.record.size:
-            raise ProtocolError(f"stream {chunk.stream} brought more than the {entry.record.size} bytes it announced")
-        ack = ChunkAck(chunk.stream, len(entry.parts))
-        if entry.received < entry.record.size:
+        if chunk.number != entry.count or not chunk.body:
+            raise ProtocolError(f"chunk {chunk.number} of stream {chunk.stream} came where {entry.count} was due")
+        size = entry.record.size
+        if len(entry.body) + len(chunk.body) > size:
+            raise ProtocolError(f"stream {chunk.stream} brought more than the {size} bytes it announced")
+        entry.body += chunk.body
+        entry.count += 1
+        ack = ChunkAck(chunk.stream, entry.count)
+        if len(entry.body) < size:
             return None, ack
         del self.incoming[chunk.stream]
-        whole = structs.replace(entry.record, body=b"".join(entry.parts), size=0, stream=0)
+        whole = structs.replace(entry.record, body=bytes(entry.body), size=0, stream=0)
         return whole, ack
 
     def forget(self, stream: int) -> None:

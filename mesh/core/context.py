@@ -1,9 +1,9 @@
 """What the parts of a node share: its state, its options, and the ways out of it.
 
-There are three ways out. Records for a link or an app go to its ``out`` list (``farewells`` for connections of apps
-that were turned away). Records for this node itself, whose apps may call each other, go to ``loopback``: the node
-takes them in as though a link had brought them. Everything else is an effect. ``facts`` is what the shell adds to the
-node's reports.
+There are three ways out. Records for a link or an app go to its ``out`` list (``farewells``, with their batch's
+counter, for connections of apps that are turned away). Records for this node itself, whose apps may call each other,
+go to ``loopback``: the node takes them in as though a link had brought them. Everything else is an effect. ``facts``
+is what the shell adds to the node's reports.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,13 @@ from mesh.core.rng import Rng
 from mesh.core.router import RouterOptions
 from mesh.core.session import App, Pending
 
-__all__ = ["Act", "Carry", "Context", "NodeOptions", "State", "Totals"]
+__all__ = ["SEQS_MAX", "Act", "Carry", "Context", "NodeOptions", "State", "Totals", "parts"]
+
+SEQS_MAX = 1 << 16
+"""Seqs that one record may settle."""
+
+RANGES_MAX = 4_096
+"""Ranges of seqs in one record."""
 
 Act = Callable[[Iterable[Action], float], None]
 """Carries out what the pool decided."""
@@ -84,6 +90,11 @@ class State(Struct):
     swept_at: float = 0.0
 
 
+def parts(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Return ranges in lists that one record can hold."""
+    return [ranges[start : start + RANGES_MAX] for start in range(0, len(ranges), RANGES_MAX)]
+
+
 class Context:
     """One node's state and options, and what it has to say."""
 
@@ -93,7 +104,7 @@ class Context:
         self.options = options
         self.effects: list[Effect] = []
         self.loopback: list[Record] = []
-        self.farewells: list[tuple[int, Refuse]] = []
+        self.farewells: list[tuple[int, int, Refuse]] = []
         self.facts: dict[str, object] = {}
 
     def note(self, name: str, level: Level, **facts: str | int | float) -> None:

@@ -67,10 +67,12 @@ class Group(Struct):
 
 
 class View(Struct):
-    """What is known of one topic. ``ready`` are those a message may be sent to, ``servers`` the same by server."""
+    """What is known of one topic. ``ready`` are those a message may be sent to, ``servers`` the same by server;
+    ``watched``: the matchmaker is asked for it, ``known``: and has answered."""
 
     topic: TopicKey
     used_at: float
+    watched: bool = False
     known: bool = False
     doubted: bool = False
     listed: dict[InstanceKey, Instance] = field(default_factory=dict)
@@ -107,23 +109,25 @@ class Directory(Struct):
     views: dict[TopicKey, View] = field(default_factory=dict)
 
     def use(self, topic: TopicKey, options: DirectoryOptions, now: float) -> tuple[View | None, list[TopicKey]]:
-        """Return the topic's view, made if there is room, and the topics to watch no longer.
+        """Return the topic's view, ``watched`` from now on, and the topics to watch no longer.
 
-        A view that was just made is not ``known`` yet: watch its topic. None: ``watches_max`` views are in use.
+        None: ``watches_max`` topics are watched and in use. A topic that is only served here takes none of those.
         """
         view = self.views.get(topic)
-        if view is not None:
-            view.used_at = now
-            return view, []
         dropped: list[TopicKey] = []
-        if len(self.views) >= options.watches_max:
-            idle = [v for v in self.views.values() if not v.local and now - v.used_at > 1.0]
-            if not idle:
-                return None, []
-            oldest = min(idle, key=lambda v: (v.used_at, v.topic))
-            del self.views[oldest.topic]
-            dropped.append(oldest.topic)
-        view = self.views[topic] = View(topic, now)
+        if view is None or not view.watched:
+            watched = [v for v in self.views.values() if v.watched]
+            if len(watched) >= options.watches_max:
+                idle = [v for v in watched if not v.local and now - v.used_at > 1.0]
+                if not idle:
+                    return None, []
+                oldest = min(idle, key=lambda v: (v.used_at, v.topic))
+                del self.views[oldest.topic]
+                dropped.append(oldest.topic)
+            view = view or View(topic, now)
+            self.views[topic] = view
+            view.watched = True
+        view.used_at = now
         return view, dropped
 
     def snapshot(self, snapshot: Snapshot, options: DirectoryOptions, now: float) -> tuple[View | None, bool]:
@@ -182,11 +186,15 @@ class Directory(Struct):
     def expected(self, view: View, server: str, patient: bool) -> bool:
         """Return whether somebody who is not ready now is waited for: absent, hidden, or not known yet.
 
-        ``patient``: also whoever left in order, as a cast does, since whoever served lately may be back in its time.
+        ``patient``: also whoever left in order or drains, as a cast does, since whoever served lately may be back in
+        its time.
         """
         if not view.known:
             return True
-        waited = [*view.absent, *(view.departed if patient else ())]
+        waited = [*view.absent]
+        if patient:
+            waited += view.departed
+            waited += [key for key, instance in view.listed.items() if instance.health is Health.MAINTENANCE]
         waited += [key for key in view.hidden if key in view.listed or key in view.local]
         return any(not server or key.server == server for key in waited)
 
@@ -196,16 +204,19 @@ class Directory(Struct):
         changed: list[TopicKey] = []
         for topic, view in list(self.views.items()):
             stale = [key for key, until in view.hidden.items() if until <= now]
-            gone = [key for key, until in view.absent.items() if until <= now]
             for key in stale:
                 del view.hidden[key]
-            for key in gone:
-                del view.absent[key]
-            view.departed = {key: until for key, until in view.departed.items() if until > now}
-            if stale or gone:
+            if stale:
                 view.refresh()
+            given_up = False
+            for past in (view.absent, view.departed):
+                for key in [key for key, until in past.items() if until <= now]:
+                    del past[key]
+                    given_up = True
+            if stale or given_up:
                 changed.append(topic)
             if not view.local and now - view.used_at >= options.watch_idle_s:
                 del self.views[topic]
-                unwatch.append(topic)
+                if view.watched:
+                    unwatch.append(topic)
         return unwatch, changed

@@ -116,13 +116,13 @@ def _judge(heat: Heat, pin: Pin | None, options: HeatOptions, now: float) -> boo
     """Settle hot or cold from the rate; return whether it changed."""
     before = heat.hot
     if pin is not None:
-        heat.hot = pin == "hot"
+        heat.hot, heat.below_since = pin == "hot", None
     elif heat.rate >= options.hot_at_per_s:
         heat.hot, heat.below_since = True, None
     elif heat.rate >= options.cold_at_per_s:
         heat.below_since = None
     elif heat.hot and heat.below_since is None:
         heat.below_since = now
-    if pin is None and heat.below_since is not None and now - heat.below_since >= options.dwell_s:
+    if heat.below_since is not None and now - heat.below_since >= options.dwell_s:
         heat.hot, heat.below_since = False, None
     return heat.hot != before

@@ -12,7 +12,7 @@ work is handed out ahead, up to ``prefetch``.
 import enum
 from typing import Annotated
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, structs
 
 from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request
 from mesh.core.wheel import Wheel
@@ -58,13 +58,15 @@ class Stage(enum.IntEnum):
 
 
 class Handed(Struct):
-    """One request of a remote or local caller. ``parts``: for a fan-out, what each serving session made of it."""
+    """One request of a remote or local caller. ``conn``: the link it came by, 0 for this node itself; ``parts``: for a
+    fan-out, what each serving session made of it."""
 
     request: Request
     expires: float
     charged: int
     stage: Stage = Stage.QUEUED
     target: int = 0
+    conn: int = 0
     cancelled: bool = False
     answer: Reply | Failure | Receipt | None = None
     parts: dict[int, Stage] = field(default_factory=dict)
@@ -76,8 +78,12 @@ class Handed(Struct):
 
     @property
     def is_call(self) -> bool:
-        """Whether it must not be handed out before a worker can begin it."""
-        return self.request.kind == Kind.CALL and not self.request.flags & Flag.IDEMPOTENT
+        """Whether it must not run twice, and so is not handed out before a worker can begin it: a call that is not
+        idempotent, a cast that is ``once``."""
+        flags = self.request.flags
+        if self.request.kind == Kind.CALL:
+            return not flags & Flag.IDEMPOTENT
+        return self.request.kind == Kind.CAST and bool(flags & Flag.ONCE)
 
 
 class Caller(Struct):
@@ -115,7 +121,8 @@ class Fifo(Struct):
 
 
 class Service(Struct):
-    """One topic that an app serves: its queue, and how much of it is with the app."""
+    """One topic that an app serves: its queue, and how much of it is with the app. ``overrun``: what runs though it was
+    forgotten when its time was over, and whether it takes a worker."""
 
     topic: str
     server: str
@@ -126,6 +133,7 @@ class Service(Struct):
     queued_bytes: int = 0
     running: dict[Id, None] = field(default_factory=dict)
     running_calls: int = 0
+    overrun: dict[Id, bool] = field(default_factory=dict)
     leaving: bool = False
 
     def may_begin(self, handed: Handed) -> bool:
@@ -181,8 +189,10 @@ class Inbox(Struct):
                 self._drop(caller, handed)
 
     def end(self, handed: Handed, answer: Reply | Failure | Receipt | None, options: InboxOptions) -> None:
-        """The request has ended here; its answer is kept for copies, within the limit."""
+        """The request has ended here; its answer is kept for copies, within the limit, and its body is not."""
         handed.stage = Stage.ENDED
+        if handed.request.body or handed.request.headers:
+            handed.request = structs.replace(handed.request, body=b"", headers=None)
         if isinstance(answer, Reply):
             if self.answers_bytes + len(answer.body) > options.answers_bytes:
                 answer = None

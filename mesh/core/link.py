@@ -155,6 +155,9 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.OPEN, Event.GOODBYE): Phase.LEAVING,
     (Phase.OPEN, Event.LOST): Phase.CLOSED,
     (Phase.LEAVING, Event.LOST): Phase.CLOSED,
+    # The accepter's end: the dialler has seen a later incarnation of us than the one that welcomed it.
+    (Phase.OPEN, Event.REFUSED): Phase.CLOSED,
+    (Phase.LEAVING, Event.REFUSED): Phase.CLOSED,
 }
 
 
@@ -306,9 +309,9 @@ def judge_hello(
         greater = max(incarnation, hello.incarnation)
         text = f"this is {node!r} too: two agents have one node id"
         return _refuse(RefuseReason.DUPLICATE_NODE, text, greater)
-    if not seen.admits(hello.incarnation, hello.link_no):
-        text = f"{hello.node!r} was seen as incarnation {seen.incarnation}, you are {hello.incarnation}"
-        return _refuse(RefuseReason.STALE_INCARNATION, text, seen.incarnation)
+    past = _of_the_past(hello, seen)
+    if past is not None:
+        return Judgement(Ruling.REFUSE, past)
     if incumbent is not None and incumbent.incarnation != hello.incarnation:
         return CHALLENGE
     if own_dial is not None and own_dial.phase is Phase.GREETING and node < hello.node:
@@ -316,14 +319,24 @@ def judge_hello(
     return ACCEPT
 
 
-def judge_welcome(welcome: Welcome, *, meant: str, fleet: str, seen: Seen) -> str | None:
-    """Return what is wrong with a WELCOME to our dial, or None."""
+def judge_welcome(welcome: Welcome, *, meant: str, fleet: str, seen: Seen) -> Refuse | None:
+    """Return what a WELCOME to our dial is refused with, or None. One of the past is told so: it must start anew."""
     if welcome.node != meant:
-        return f"{welcome.node!r} answered where {meant!r} was meant"
+        return Refuse(int(RefuseReason.NOT_ME), f"{welcome.node!r} answered where {meant!r} was meant")
     if welcome.fleet != fleet:
-        return f"{welcome.node!r} is of fleet {welcome.fleet!r}, this is {fleet!r}"
+        return Refuse(int(RefuseReason.FLEET), f"{welcome.node!r} is of fleet {welcome.fleet!r}, this is {fleet!r}")
     if welcome.protocol > PROTOCOL_MINOR:
-        return f"{welcome.node!r} agreed on protocol 1.{welcome.protocol}, which was not offered"
-    if not seen.admits(welcome.incarnation, welcome.link_no):
-        return f"{welcome.node!r} welcomed as incarnation {welcome.incarnation}, it was seen as {seen.incarnation}"
-    return None
+        text = f"{welcome.node!r} agreed on protocol 1.{welcome.protocol}, which was not offered"
+        return Refuse(int(RefuseReason.PROTOCOL), text)
+    return _of_the_past(welcome, seen)
+
+
+def _of_the_past(greeting: Hello | Welcome, seen: Seen) -> Refuse | None:
+    """Return what a greeting is refused with that is older than what was seen of its node, or None."""
+    if seen.admits(greeting.incarnation, greeting.link_no):
+        return None
+    if greeting.incarnation == seen.incarnation:
+        text = f"link {seen.link_no} of {greeting.node!r} came after link {greeting.link_no}"
+        return Refuse(int(RefuseReason.STALE_CONNECTION), text)
+    text = f"{greeting.node!r} was seen as incarnation {seen.incarnation}, you are {greeting.incarnation}"
+    return Refuse(int(RefuseReason.STALE_INCARNATION), text, seen.incarnation)

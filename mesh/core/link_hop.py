@@ -74,6 +74,7 @@ class LinkHop:
             Ping: self._ping,
             Pong: self._pong,
             Goodbye: self._goodbye,
+            Refuse: self._refuse,
         }
 
     def data(self, conn: int, data: bytes | memoryview, now: float) -> None:
@@ -111,9 +112,12 @@ class LinkHop:
         elif link.phase is Phase.GREETING and isinstance(record, Welcome):
             self.change(self.state.peers.welcome(link, record, now), now)
         elif link.phase is Phase.GREETING and isinstance(record, Refuse):
-            self.change(self.state.peers.refused(link, record, now), now)
+            self._refuse(link, record, now)
         elif link.phase is not Phase.CLOSED:
             raise ProtocolError(f"{type(record).__name__} came while the link was {link.phase.name}")
+
+    def _refuse(self, link: Link, refuse: Refuse, now: float) -> None:
+        self.change(self.state.peers.refused(link, refuse, now), now)
 
     def _request(self, link: Link, request: Request, now: float) -> None:
         if not request.size:

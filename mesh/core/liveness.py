@@ -20,6 +20,9 @@ from msgspec import Meta, Struct
 
 __all__ = ["Condition", "Liveness", "LivenessOptions", "agreed"]
 
+HEARTBEAT_S_MAX = 60.0
+DEAD_AFTER_S_MAX = 600.0
+
 
 class LivenessOptions(Struct, frozen=True):
     """The terms of a heartbeat. Two ends of a link use the greater of their two values."""
@@ -28,7 +31,7 @@ class LivenessOptions(Struct, frozen=True):
         float,
         Meta(
             ge=0.05,
-            le=60,
+            le=HEARTBEAT_S_MAX,
             description="An idle heartbeated link is pinged this often. Shorter notices death sooner and costs a "
             "wake-up of both agents for each link and beat.",
         ),
@@ -46,7 +49,7 @@ class LivenessOptions(Struct, frozen=True):
         float,
         Meta(
             ge=0.1,
-            le=600,
+            le=DEAD_AFTER_S_MAX,
             description="A peer silent this long is dead: its link is closed. Below five heartbeats a loaded machine "
             "is taken for a dead one; above, a lost machine holds its callers longer.",
         ),
@@ -96,9 +99,12 @@ class Liveness(Struct):
 
 
 def agreed(own: LivenessOptions, heartbeat_ms: int, dead_after_ms: int) -> LivenessOptions:
-    """Return the terms of a link: the greater of ours and of what the other end said, in milliseconds."""
+    """Return the terms of a link: the greater of ours and of what the other end said, in milliseconds.
+
+    What it says counts up to the bounds of the options: nobody can ask never to be found dead.
+    """
     return LivenessOptions(
-        heartbeat_s=max(own.heartbeat_s, heartbeat_ms / 1000),
+        heartbeat_s=max(own.heartbeat_s, min(heartbeat_ms / 1000, HEARTBEAT_S_MAX)),
         suspect_after_missed=own.suspect_after_missed,
-        dead_after_s=max(own.dead_after_s, dead_after_ms / 1000),
+        dead_after_s=max(own.dead_after_s, min(dead_after_ms / 1000, DEAD_AFTER_S_MAX)),
     )

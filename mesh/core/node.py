@@ -27,7 +27,7 @@ from mesh.core.app_hop import AppHop
 from mesh.core.calling import Calling
 from mesh.core.catalogue import Snapshot
 from mesh.core.codec import encode_split
-from mesh.core.context import Context, NodeOptions, State
+from mesh.core.context import Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
 from mesh.core.effects import CloseApp, CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
 from mesh.core.inbox import Stage
@@ -39,8 +39,6 @@ from mesh.core.pool import Action, Dial
 from mesh.core.ranges import to_ranges
 from mesh.core.records import (
     Accepted,
-    Answer,
-    Ask,
     Cancel,
     Failure,
     GiveBack,
@@ -194,6 +192,7 @@ class Node:
         self.apps.tick(now)
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
             self._fold_heat(now)
+            self._act(self.recovery.probe(now), now)
         busy = {node: slot.leases for node, slot in state.pool.slots.items() if slot.leases}
         self._change(state.peers.tick(busy, now), now)
         self._act(state.pool.tick(self.options.pool, now), now)
@@ -205,6 +204,7 @@ class Node:
             self._act(self.calling.topic_changed(topic, now), now)
         if now - state.swept_at >= SWEEP_S:
             state.swept_at = now
+            self.apps.sweep()
             state.inbox.forget_idle(CALLER_IDLE_S, now)
         self._loop_back(now)
         if state.draining:
@@ -235,8 +235,8 @@ class Node:
         self.state.draining = self.state.peers.draining = True
         self.state.drain_until = now + self.options.link.drain_s
         self.context.note(notes.DRAINING, Level.INFO, drain_s=self.options.link.drain_s)
-        self.serving.drain(now)
         for app in self.state.apps.values():
+            self.serving.leave(app, now)
             self.context.tell(app, Goodbye("draining"))
         self._loop_back(now)
 
@@ -301,10 +301,10 @@ class Node:
         if closed.was_open:
             name, level = (notes.LINK_CLOSED, Level.INFO) if closed.orderly else (notes.LINK_LOST, Level.WARNING)
             self.context.note(name, level, **facts)
-            actions = state.pool.closed(closed.node, options.pool, now, state.rng, failed=False)
-            if not closed.orderly and not replaced:
-                state.peers.peer(closed.node).condition = Condition.SUSPECT
-            self._act(actions, now)
+            if not replaced:
+                if not closed.orderly:
+                    state.peers.peer(closed.node).condition = Condition.SUSPECT
+                self._act(state.pool.closed(closed.node, options.pool, now, state.rng, failed=False), now)
             self._act(self.recovery.link_lost(closed.node, now), now)
         elif closed.was_dial and not replaced:
             self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
@@ -334,9 +334,11 @@ class Node:
             self._dial_failed(refused.node, now)
 
     def _part(self, link: Link, now: float) -> None:
-        """Close a link on which both ends said goodbye, once nothing is open on it."""
-        slot = self.state.pool.slots.get(link.peer)
-        if link.goodbye_sent and link.goodbye_heard and not link.out and not (slot and slot.leases):
+        """Close a link on which both ends said goodbye, once nothing is open on it. What waits for the next one, and
+        holds a lease as well, is not."""
+        leases = self.state.pool.slots[link.peer].leases - len(self.state.outbox.queues.get(link.peer, ()))
+        is_silent = not (link.out or link.chunker.outgoing or link.chunker.incoming)
+        if link.goodbye_sent and link.goodbye_heard and is_silent and not leases:
             self._change(self.state.peers.lost(link.conn, "goodbye", now), now)
 
     def _loop_back(self, now: float) -> None:
@@ -357,10 +359,6 @@ class Node:
                     self.calling.receipt(node, record, now)
                 elif isinstance(record, Cancel):
                     self.serving.cancel(node, record, now)
-                elif isinstance(record, Ask):
-                    self.serving.ask(node, record, now)
-                elif isinstance(record, Answer):
-                    self._act(self.recovery.answer(node, record, now), now)
 
     # What goes out
 
@@ -369,18 +367,19 @@ class Node:
         state, context = self.state, self.context
         app_data: list[tuple[int, bytes]] = []
         link_data: list[tuple[int, bytes]] = []
-        for conn, refuse in context.farewells:
-            app_data.extend((conn, data) for data in encode_split(0, [refuse]))
+        for conn, counter, refuse in context.farewells:
+            app_data.extend((conn, data) for data in encode_split(counter, [refuse]))
         context.farewells.clear()
         for session in state.dirty_apps:
             app = state.apps.get(session)
             if app is None or app.conn is None:
                 continue
             if app.accepted:
-                app.out.append(Accepted(to_ranges(app.accepted)))
+                app.out += [Accepted(part) for part in parts(to_ranges(app.accepted))]
                 app.accepted.clear()
             if app.settled:
-                app.out.append(Settled(context.node, app.session, to_ranges(app.settled)))
+                settled = parts(to_ranges(app.settled))
+                app.out += [Settled(context.node, app.session, part) for part in settled]
                 app.settled.clear()
             frames = encode_split(app.counter_out, app.out, app.protocol)
             app.counter_out += len(frames)

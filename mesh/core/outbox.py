@@ -85,7 +85,7 @@ class Place(enum.IntEnum):
 
 class Entry(Struct):
     """One request that has not ended. ``charged`` is its weight; ``reached``: the incarnation it was sent
-    to; ``refusal``: why it was given back last."""
+    to; ``doubtful``: it was lost after it had left, and may have run; ``refusal``: why it was given back last."""
 
     request: Request
     topic: TopicKey
@@ -94,7 +94,7 @@ class Entry(Struct):
     place: Place = Place.WAITING
     target: TargetKey = ("", 0)
     attempts: int = 0
-    ever_placed: bool = False
+    doubtful: bool = False
     reached: int = 0
     asked_at: float = 0.0
     refusal: GiveBack | None = None

@@ -11,8 +11,19 @@ from collections.abc import Container
 from msgspec import Struct, field
 
 from mesh.core.chunks import Chunker
-from mesh.core.link import Event, Judgement, Link, LinkOptions, Phase, Ruling, Seen, advance, goodbye, judge_hello
-from mesh.core.link import judge_welcome as problem_with_welcome
+from mesh.core.link import (
+    Event,
+    Judgement,
+    Link,
+    LinkOptions,
+    Phase,
+    Ruling,
+    Seen,
+    advance,
+    goodbye,
+    judge_hello,
+    judge_welcome,
+)
 from mesh.core.liveness import Condition, Liveness, LivenessOptions, agreed
 from mesh.core.records import (
     PROTOCOL_MINOR,
@@ -32,6 +43,9 @@ __all__ = ["Change", "Closed", "Identity", "Opened", "Peer", "Peers", "Refused"]
 
 RTT_PROBE_BEATS = 10
 """Round trips are measured at least once in this many heartbeats, however busy the link is."""
+
+HELD_SHARE = 0.5
+"""The part of ``hello_timeout_s`` for which a HELLO is held: its sender began to wait earlier, and must still do."""
 
 
 class Identity(Struct, frozen=True):
@@ -216,15 +230,18 @@ class Peers(Struct):
 
     def hello(self, link: Link, hello: Hello, admitted: bool, now: float) -> list[Change]:
         """Take a HELLO; ``admitted``: whether the budget has a place for this peer's link."""
-        peer = self.peer(hello.node)
+        peer = self.peers.get(hello.node) or Peer(hello.node)
         incumbent = self.links[peer.link] if peer.link is not None else None
-        me = self.identity
+        held = self.links[peer.held].hello if peer.held is not None else None
+        seen, me = peer.seen, self.identity
+        if held is not None and (incumbent is None or incumbent.incarnation != hello.incarnation):
+            seen = Seen(held.incarnation, held.link_no)
         judgement = judge_hello(
             hello,
             node=me.node,
             fleet=me.fleet,
             incarnation=me.incarnation,
-            seen=peer.seen,
+            seen=seen,
             incumbent=incumbent,
             own_dial=self.links[peer.dial] if peer.dial is not None else None,
         )
@@ -234,6 +251,7 @@ class Peers(Struct):
         if judgement.ruling is Ruling.REFUSE:
             assert judgement.refuse is not None
             return [self.refuse(link, hello.node, judgement.refuse, now)]
+        self.peers[hello.node] = peer
         link.hello = hello
         link.peer = hello.node
         changes: list[Change] = []
@@ -295,9 +313,12 @@ class Peers(Struct):
     def welcome(self, link: Link, welcome: Welcome, now: float) -> list[Change]:
         """Take the answer to our HELLO."""
         peer = self.peer(link.peer)
-        problem = problem_with_welcome(welcome, meant=link.peer, fleet=self.identity.fleet, seen=peer.seen)
-        if problem is not None:
-            return [self._close(link, Event.REFUSED, problem, now), *self._unhold(link.peer, now)]
+        refuse = judge_welcome(welcome, meant=link.peer, fleet=self.identity.fleet, seen=peer.seen)
+        if refuse is not None:
+            link.out.append(refuse)
+            self.parting.append(link)
+            closed = self._close(link, Event.REFUSED, refuse.text, now)
+            return [Refused(link.peer, link.conn, refuse, by_us=True), closed, *self._unhold(link.peer, now)]
         changes: list[Change] = []
         for conn, reason in ((peer.held, "glare: ours was taken"), (peer.link, "replaced by a newer link")):
             if conn is not None:
@@ -332,11 +353,10 @@ class Peers(Struct):
         return Opened(peer.node, link.conn)
 
     def refused(self, link: Link, refuse: Refuse, now: float) -> list[Change]:
-        """The other end turned our dial away."""
-        was_dial = self.peer(link.peer).dial == link.conn
-        self._close(link, Event.REFUSED, refuse.text, now)
-        change = Refused(link.peer, link.conn, refuse, by_us=False, was_dial=was_dial)
-        return [change, *self._unhold(link.peer, now)]
+        """The other end turned our dial away, or found our welcome to be of the past."""
+        closed = self._close(link, Event.REFUSED, refuse.text, now)
+        change = Refused(link.peer, link.conn, refuse, by_us=False, was_dial=closed.was_dial)
+        return [*([closed] if closed.was_open else []), change, *self._unhold(link.peer, now)]
 
     def _unhold(self, node: str, now: float) -> list[Change]:
         """Accept a held HELLO whose obstacle, our own dial or an older link, is gone."""
@@ -406,9 +426,12 @@ class Peers(Struct):
         for link in list(self.links.values()):
             if link.phase in (Phase.OPEN, Phase.LEAVING):
                 changes += self._beat(link, link.peer in busy, now)
-            elif now - link.since >= self.options.hello_timeout_s and link.conn in self.links:
+            elif link.conn in self.links and now - link.since >= self._patience_s(link):
                 changes += self._timed_out(link, now)
         return changes
+
+    def _patience_s(self, link: Link) -> float:
+        return self.options.hello_timeout_s * (HELD_SHARE if link.phase is Phase.HELD else 1)
 
     def _beat(self, link: Link, busy: bool, now: float) -> list[Change]:
         if link.phase is Phase.LEAVING:
@@ -422,8 +445,10 @@ class Peers(Struct):
         if peer.condition is Condition.DEAD:
             silence = link.liveness.silence_s(now)
             return self.lost(link.conn, f"silent for {silence:.1f} s: dead", now)
-        probe_s = RTT_PROBE_BEATS * link.terms.heartbeat_s
-        if link.liveness.ping_due(link.terms, now) or now - link.rtt_at >= probe_s:
+        # A peer that only listens owes us nothing: unless it is asked for a sign of life, it would pass for dead.
+        since_ping_s, beat_s = now - link.rtt_at, link.terms.heartbeat_s
+        is_silent = since_ping_s >= beat_s and link.liveness.silence_s(now) >= beat_s
+        if is_silent or link.liveness.ping_due(link.terms, now) or since_ping_s >= RTT_PROBE_BEATS * beat_s:
             link.rtt_at = now
             self.say(link, Ping(_stamp(now)))
         return []

@@ -88,13 +88,14 @@ Action = Dial | Close
 
 
 class Slot(Struct):
-    """One peer. ``wanted``: somebody waits for a link; ``used_at``: when a lease last began or ended; ``topics``: those
-    of ours that its link carries, and when each last did."""
+    """One peer. ``wanted``: somebody waits for a link, since ``wanted_at``; ``used_at``: when a lease last began or
+    ended; ``topics``: those of ours that its link carries, and when each last did."""
 
     node: str
     state: State = State.CLOSED
     leases: int = 0
     wanted: bool = False
+    wanted_at: float = 0.0
     persistent: bool = False
     rate: float = 0.0
     used_at: float = 0.0
@@ -125,10 +126,11 @@ class Pool(Struct):
             slot.topics[topic] = now
 
     def release(self, node: str, now: float, count: int = 1) -> None:
-        """That many outstanding things ended."""
+        """That many outstanding things ended; after the last nobody waits for a link."""
         slot = self.slots[node]
         slot.leases -= count
         slot.used_at = now
+        slot.wanted = slot.wanted and slot.leases > 0
         assert slot.leases >= 0, f"{node}: released more than was leased"
 
     def want(self, node: str, options: PoolOptions, now: float) -> list[Action]:
@@ -136,7 +138,8 @@ class Pool(Struct):
         slot = self.slot(node)
         if slot.state in (State.OPEN, State.DIALLING):
             return []
-        slot.wanted = True
+        if not slot.wanted:
+            slot.wanted, slot.wanted_at = True, now
         return self._serve_wanted(options, now) if slot.state is State.CLOSED else []
 
     def opened(self, node: str, now: float) -> None:
@@ -186,9 +189,9 @@ class Pool(Struct):
         return actions + self._serve_wanted(options, now)
 
     def _serve_wanted(self, options: PoolOptions, now: float) -> list[Action]:
-        """Dial wanted slots, longest unused first; evict as many links as there are dials without room."""
+        """Dial wanted slots, longest waiting first; evict as many links as there are dials without room."""
         ready = [s for s in self.slots.values() if s.wanted and s.state is State.CLOSED and s.retry_at <= now]
-        ready.sort(key=lambda slot: (slot.used_at, slot.node))
+        ready.sort(key=lambda slot: (slot.wanted_at, slot.node))
         actions: list[Action] = []
         while ready and self.taken < options.links_max:
             slot = ready.pop(0)
@@ -196,6 +199,8 @@ class Pool(Struct):
             slot.wanted = False
             self.taken += 1
             actions.append(Dial(slot.node))
+        for slot in ready:
+            slot.retry_at = 0.0  # its pause is over: it waits for room, which no timer brings
         closing = sum(slot.state is State.CLOSING for slot in self.slots.values()) if ready else 0
         return actions + self._evict(len(ready) - closing)
 

@@ -95,7 +95,7 @@ class Kind(enum.IntEnum):
     FANOUT = 2
 
 
-class Flag(enum.IntFlag):
+class Flag(enum.IntEnum):
     """Options of a request, as bits of ``Request.flags``. RESUMED: the app gave it to an earlier connection already."""
 
     IDEMPOTENT = 1

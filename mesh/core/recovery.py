@@ -34,7 +34,10 @@ class Recovery:
     # It comes back, or its way is lost
 
     def give_back(self, node: str, record: GiveBack, now: float) -> list[Action]:
-        """A serving agent did not run this dispatch: place it elsewhere. What it says of the instance is remembered."""
+        """A serving agent gives this dispatch back: place it elsewhere. What it says of the instance is remembered.
+
+        It has not run, or, where the status is INDETERMINATE, it was with an app that is gone.
+        """
         key = (record.session, record.seq)
         fan = self.state.fans.get(key)
         if fan is not None:
@@ -47,16 +50,26 @@ class Recovery:
         if target[0] != node:
             return []
         self.calling.unplace(entry, now)
-        entry.refusal = record
         if record.status == Status.REJECTED:
             self.calling.end(key, self.calling.failure(entry.request, Status.REJECTED, record.text, record.limit), now)
             return []
+        if record.status == Status.INDETERMINATE:
+            entry.doubtful = True
+            entry.attempts += record.limit == "attempts_max"
+            if entry.attempts >= self.options.outbox.attempts_max:
+                text = f"{entry.attempts} apps that had begun it are gone"
+                failure = self.calling.failure(entry.request, Status.INDETERMINATE, text, "attempts_max")
+                self.calling.end(key, failure, now)
+                return []
         view = self.state.directory.views.get(entry.topic)
         if view is not None:
             pause_s = max(record.retry_after_ms / 1000, HIDE_S)
             for instance_key in [k for k in view.ready.keys if (k.node, k.session) == target]:
                 self.state.directory.hide(entry.topic, instance_key, now + pause_s)
-        return self.calling.replace(entry, now)
+        entry.refusal = record
+        actions = self.calling.replace(entry, now)
+        entry.refusal = None
+        return actions
 
     def dial_failed(self, node: str, now: float) -> list[Action]:
         """No link could be had to a node: what waits for it and never left may go elsewhere."""
@@ -79,6 +92,7 @@ class Recovery:
             if entry.place is Place.ASKED:
                 continue
             if entry.place is Place.QUEUED or entry.repeatable:
+                entry.doubtful |= entry.place is Place.PLACED
                 self.calling.unplace(entry, now)
                 actions += self.calling.replace(entry, now)
             else:
@@ -97,8 +111,11 @@ class Recovery:
         for entry in lost:
             groups.setdefault((entry.target, entry.reached), []).append(entry.key)
         incarnation = self.state.peers.identity.incarnation
+        numbers = {target: self.state.outbox.question(target) for target in dict.fromkeys(e.target for e in lost)}
+        for entry in lost:
+            entry.asked_at = now
         for (target, reached), keys in groups.items():
-            number = self.state.outbox.question(target)
+            number = numbers[target]
             for start in range(0, len(keys), IDS_MAX):
                 ask = Ask(self.context.node, incarnation, number, target[1], reached, keys[start : start + IDS_MAX])
                 self.state.peers.say(link, ask)
@@ -132,14 +149,18 @@ class Recovery:
     # Time passes
 
     def tick(self, now: float) -> None:
-        """End what is due, and what nobody answers for."""
+        """End what is due, and what nobody answers for. A topic that something waits for is in use."""
+        for topic in self.state.outbox.waiting:
+            view = self.state.directory.views.get(topic)
+            if view is not None:
+                view.used_at = now
         for key in self.state.outbox.wheel.due(now):
             fan = self.state.fans.get(key)
             if fan is not None:
                 self.calling.end_fan(key, fan, now)
                 continue
             entry = self.state.outbox.entries[key]
-            if entry.ever_placed and entry.place is not Place.WAITING:
+            if entry.place in (Place.PLACED, Place.ASKED):
                 self.context.answer(entry.target[0], Cancel(self.context.node, *key))
             self.calling.end(key, self._late(entry), now)
         for entry in self.state.outbox.overdue(self.options.outbox.resume_grace_s, now):
@@ -151,10 +172,9 @@ class Recovery:
         if entry.place in (Place.PLACED, Place.ASKED):
             text = f"no answer from {entry.target[0]} within its time"
             return self.calling.failure(request, Status.INDETERMINATE, text)
-        if entry.ever_placed and entry.repeatable:
-            return self.calling.failure(
-                request, Status.INDETERMINATE, "sent, lost, and not placed again within its time"
-            )
+        if entry.doubtful:
+            text = "sent, lost, and not placed again within its time"
+            return self.calling.failure(request, Status.INDETERMINATE, text)
         if entry.place is Place.QUEUED:
             pool, node = self.state.pool, entry.target[0]
             if pool.slot(node).wanted and pool.taken >= self.options.pool.links_max:
@@ -165,6 +185,19 @@ class Recovery:
                 return self.calling.failure(request, Status.OVERLOADED, text, limit="credit_records")
             return self.calling.failure(request, Status.EXPIRED, f"no link to {node} within its time")
         return self.calling.failure(request, Status.EXPIRED, f"nobody was ready for {request.topic!r} within its time")
+
+    def probe(self, now: float) -> list[Action]:
+        """Dial the suspects that are listed still, while there is room: nobody would otherwise find out that they are
+        well, since they are passed over."""
+        peers, pool, actions = self.state.peers, self.state.pool, list[Action]()
+        away = [node for node, peer in peers.peers.items() if peer.link is None and peers.is_suspect(node)]
+        if not away:
+            return actions
+        listed = {key.node: None for view in self.state.directory.views.values() for key in view.ready.keys}
+        for node in away:
+            if node in listed and pool.taken < self.options.pool.links_max:
+                actions += pool.want(node, self.options.pool, now)
+        return actions
 
     def forget(self, app: App, now: float) -> None:
         """The app is gone: its calls are given up, its casts go on."""

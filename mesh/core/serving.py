@@ -5,12 +5,10 @@ the app when the app can begin it, `reply` and `settled` end it. A request that 
 the caller's agent places.
 """
 
-from collections.abc import Iterable
-
 from mesh.core import notes
 from mesh.core.catalogue import AgentEntry, Health, Instance
 from mesh.core.codec import weight
-from mesh.core.context import Context
+from mesh.core.context import SEQS_MAX, Context, parts
 from mesh.core.effects import Level, Register, Renew, Withdraw
 from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Handed, Id, Service, Stage
 from mesh.core.link import Link
@@ -31,23 +29,17 @@ from mesh.core.records import (
     Unserve,
     Verdict,
 )
-from mesh.core.records import (
-    Serving as Served,
-)
+from mesh.core.records import Serving as Served
 from mesh.core.session import App
 from mesh.types import TopicKey, name_problem
 
 __all__ = ["Serving"]
-
-SEQS_MAX = 1 << 16
-"""Seqs that one record may settle."""
 
 FULL_RETRY_MS = 100
 """When to come back to an instance whose queue was full."""
 
 GONE_RETRY_MS = 1_000
 """For how long an instance that is gone here is passed over, unless the catalogue says something new."""
-
 
 QUESTIONS_MAX = 10_000
 """Apps that may be asked for while they are away."""
@@ -70,7 +62,7 @@ class Serving:
         if problem is None and service is not None and service.server != record.server:
             problem = f"this app serves {record.topic!r} as {service.server!r} already"
         if problem is None and (self.state.draining or app.leaving):
-            problem = "this agent is draining"
+            problem = "this app is leaving" if app.leaving else "this agent is draining"
         if problem:
             self.context.tell(app, Served(record.topic, record.server, False, problem))
             return None
@@ -83,6 +75,8 @@ class Serving:
             service = app.services[record.topic] = Service(record.topic, record.server, workers, prefetch)
         service.leaving = False
         instance = self._instance(app, service)
+        departing = self.state.departing
+        departing[:] = [d for d in departing if (d[1].key, d[1].topic_key) != (instance.key, instance.topic_key)]
         self.state.directory.add_local(instance, now)
         self.context.effects.append(Register(instance))
         self.context.note(notes.SERVICE_STARTED, Level.INFO, topic=record.topic, server=record.server, app=app.name)
@@ -112,7 +106,7 @@ class Serving:
         self.context.effects.append(Renew(instance, Health.MAINTENANCE, "draining"))
         linger_s = self.options.directory.leave_linger_s
         self.state.departing.append((now + linger_s, instance))
-        self._give_back_queue(service, "draining", now)
+        self._give_back_queue(app, service, "draining", now)
 
     def _finish_leaving(self, app: App, service: Service) -> None:
         """Tell an app that nothing of a topic is left with it, once that is so."""
@@ -121,12 +115,11 @@ class Serving:
             self.context.tell(app, Served(service.topic, service.server, False))
             self.context.note(notes.SERVICE_ENDED, Level.INFO, topic=service.topic, server=service.server, app=app.name)
 
-    def drain(self, now: float) -> None:
-        """Take nothing new: every instance of this node leaves, in order."""
-        for app in self.state.apps.values():
-            for service in list(app.services.values()):
-                self._leave(app, service, now)
-                self._finish_leaving(app, service)
+    def leave(self, app: App, now: float) -> None:
+        """Take nothing new for an app: its instances leave, in order."""
+        for service in list(app.services.values()):
+            self._leave(app, service, now)
+            self._finish_leaving(app, service)
 
     def tick(self, now: float) -> None:
         """Withdraw instances whose farewell was long enough to be seen; forget what has expired."""
@@ -148,19 +141,21 @@ class Serving:
         """Take a request that ``node`` sent, by its link, or by this node itself (None)."""
         inbox = self.state.inbox
         charged = weight(request, link.chunker.chunk_bytes if link else self.options.link.chunk_bytes)
+        conn = link.conn if link else 0
         if request.node != node:
             self.context.note(notes.FOREIGN_RECORD, Level.WARNING, peer=node, claimed=request.node)
-            self._take(node, charged)
+            self._take(conn, charged)
             return
         caller = inbox.caller(node, request.session, now)
         inbox.raise_floor(caller, request.floor)
         known = caller.handed.get(request.seq)
         if known is not None or request.seq < caller.floor:
-            self._take(node, charged)
+            self._take(conn, charged)
             if known is not None:
                 self._again(known, request)
             return
-        handed = Handed(request, now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S, charged, target=request.target)
+        expires = now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S
+        handed = Handed(request, expires, charged, target=request.target, conn=conn)
         if request.kind == Kind.FANOUT:
             self._offer_all(caller, handed, now)
         else:
@@ -173,7 +168,8 @@ class Serving:
             return
         answer = known.answer
         if answer is None and request.kind == Kind.CAST:
-            self._send_settled(known.id, 0)
+            node, session, seq = known.id
+            self.context.answer(node, Settled(node, session, [(seq, seq)]))
         elif answer is None:
             text = "it ran, and its reply is no longer kept"
             self.context.answer(request.node, self._failure(known.id, Status.INDETERMINATE, text, "answers_bytes"))
@@ -209,13 +205,16 @@ class Serving:
             self._give_back(handed, Status.UNROUTABLE, f"{request.topic!r} is not served here", "", GONE_RETRY_MS)
             return
         self._keep(caller, handed, now)
-        for app, _ in pairs:
-            handed.parts[app.session] = Stage.QUEUED
         for app, service in pairs:
-            if service.full(self.options.inbox, handed.charged) is None:
+            is_full = service.full(self.options.inbox, handed.charged) is not None
+            handed.parts[app.session] = Stage.ENDED if is_full else Stage.QUEUED
+            handed.failed += is_full
+        for app, service in pairs:
+            if handed.parts[app.session] is Stage.QUEUED:
                 self._enqueue(app, service, handed, now)
-            else:
-                self._part_ended(handed, app.session, now, failed=True)
+        if handed.failed == len(pairs):
+            self._take(handed.conn, handed.charged)
+            self._parts_ended(handed, now)
 
     def _enqueue(self, app: App, service: Service, handed: Handed, now: float) -> None:
         service.queued += 1
@@ -236,15 +235,18 @@ class Serving:
             if not service.may_begin(handed):
                 return
             service.queue.pop()
-            self._unqueue(service, handed)
-            service.running[id] = None
-            service.running_calls += handed.is_call
             if handed.parts:
                 handed.parts[app.session] = Stage.HANDED
             handed.stage = Stage.HANDED
-            request = handed.request
-            request.timeout_ms = max(1, round((handed.expires - EXPIRY_MARGIN_S - now) * 1000))
-            self.context.tell(app, request)
+            self._unqueue(service, handed)
+            service.running[id] = None
+            service.running_calls += handed.is_call
+            self._hand(app, handed, now)
+
+    def _hand(self, app: App, handed: Handed, now: float) -> None:
+        request = handed.request
+        request.timeout_ms = max(1, round((handed.expires - EXPIRY_MARGIN_S - now) * 1000))
+        self.context.tell(app, request)
 
     def _is_queued(self, handed: Handed, app: App) -> bool:
         if handed.parts:
@@ -277,16 +279,17 @@ class Serving:
         service.queued -= 1
         service.queued_bytes -= handed.charged
         if not handed.parts or all(stage is not Stage.QUEUED for stage in handed.parts.values()):
-            self._take(handed.request.node, handed.charged)
+            self._take(handed.conn, handed.charged)
 
-    def _take(self, node: str, charged: int) -> None:
-        link = self.state.peers.any_link(node)
+    def _take(self, conn: int, charged: int) -> None:
+        """Room in the window of the link that a request came by is free; with the link its window is gone."""
+        link = self.state.peers.links.get(conn)
         if link is not None:
             link.take(charged)
             self.state.peers.grant(link)
 
     def _leave_queue(self, handed: Handed) -> None:
-        """A request was forgotten while it waited: free its place."""
+        """A request is forgotten: free its place in queues; where it runs, its worker stays taken until it ends."""
         for session in handed.parts or (handed.target,):
             app = self.state.apps.get(session)
             service = app.services.get(handed.request.topic) if app is not None else None
@@ -295,9 +298,9 @@ class Serving:
             if self._is_queued(handed, app):
                 if handed.parts:
                     handed.parts[session] = Stage.ENDED
-                else:
-                    handed.stage = Stage.ENDED
                 self._unqueue(service, handed)
+            elif handed.id in service.running:
+                service.overrun[handed.id] = handed.is_call
 
     # It cannot be run here
 
@@ -311,7 +314,7 @@ class Serving:
     def refuse_size(self, link: Link, request: Request) -> None:
         """Give back a request whose announced body is over the limit; its chunks will be refused."""
         text = f"a body of {request.size} bytes is over body_bytes_max = {self.options.link.body_bytes_max}"
-        self._take(link.peer, weight(request, link.chunker.chunk_bytes))
+        self._take(link.conn, link.chunker.chunk_bytes + weight(request, 0))
         id = (request.node, request.session, request.seq)
         self.context.answer(link.peer, GiveBack(*id, request.dispatch, int(Status.REJECTED), text, "body_bytes_max"))
 
@@ -319,15 +322,20 @@ class Serving:
         """Return a request that is not, or no longer, remembered here."""
         request = handed.request
         if handed.stage is Stage.QUEUED:
-            self._take(request.node, handed.charged)
+            self._take(handed.conn, handed.charged)
         record = GiveBack(*handed.id, request.dispatch, int(status), text, limit, retry_after_ms)
         self.context.answer(request.node, record)
 
-    def _give_back_queue(self, service: Service, text: str, now: float) -> None:
-        """Return everything that waits for a service."""
+    def _give_back_queue(self, app: App, service: Service, text: str, now: float) -> None:
+        """Return everything that waits for a service; its parts of fan-outs have failed."""
         while (id := service.queue.pop()) is not None:
             handed = self.state.inbox.find(id)
-            if handed is None or handed.stage is not Stage.QUEUED or handed.parts:
+            if handed is None or not self._is_queued(handed, app):
+                continue
+            if handed.parts:
+                handed.parts[app.session] = Stage.HANDED
+                self._unqueue(service, handed)
+                self._part_ended(handed, app.session, now, failed=True)
                 continue
             service.queued -= 1
             service.queued_bytes -= handed.charged
@@ -343,20 +351,32 @@ class Serving:
         if handed is not None and handed.target != app.session:
             self.context.note(notes.FOREIGN_RECORD, Level.WARNING, app=app.name, claimed=record.node)
             return
+        if isinstance(record, Failure):
+            record.where = self.context.node
         if handed is not None:
             self._stop_running(app, handed, now)
             self._end(handed, record, now)
-        if isinstance(record, Failure):
-            record.where = self.context.node
+        else:
+            self._overran(app, id, now)
         self.context.answer(record.node, record)
 
     def _stop_running(self, app: App, handed: Handed, now: float) -> None:
-        """A worker of the app is free again."""
+        """A worker of the app is free again, or what an earlier agent had handed to it needs none."""
         service = app.services.get(handed.request.topic)
-        if service is None or handed.id not in service.running:
-            return
-        del service.running[handed.id]
-        service.running_calls -= handed.is_call
+        if service is not None and handed.id in service.running:
+            self._free(app, service, handed.id, handed.is_call, now)
+        elif handed.stage is Stage.QUEUED and not handed.parts:
+            self._leave_queue(handed)
+
+    def _overran(self, app: App, id: Id, now: float) -> None:
+        """The app ended what was forgotten here when its time was over."""
+        for service in list(app.services.values()):
+            if id in service.overrun:
+                self._free(app, service, id, service.overrun.pop(id), now)
+
+    def _free(self, app: App, service: Service, id: Id, is_call: bool, now: float) -> None:
+        del service.running[id]
+        service.running_calls -= is_call
         self.state.totals.served += 1
         self._hand_out(app, service, now)
         self._finish_leaving(app, service)
@@ -368,7 +388,11 @@ class Serving:
         for seq in expand(record.ranges, SEQS_MAX):
             handed = caller.handed.get(seq) if caller is not None else None
             if handed is None:
+                self._overran(app, (record.node, record.session, seq), now)
                 plain.append(seq)
+                continue
+            if not handed.parts and handed.target != app.session:
+                self.context.note(notes.FOREIGN_RECORD, Level.WARNING, app=app.name, claimed=record.node)
                 continue
             self._stop_running(app, handed, now)
             if handed.parts:
@@ -377,19 +401,18 @@ class Serving:
             self._end(handed, None, now)
             plain.append(seq)
         if plain:
-            ranges = to_ranges(plain)
-            self.context.answer(record.node, Settled(record.node, record.session, ranges, record.failed))
-
-    def _send_settled(self, id: Id, failed: int) -> None:
-        node, session, seq = id
-        self.context.answer(node, Settled(node, session, [(seq, seq)], failed))
+            for part in parts(to_ranges(plain)):
+                self.context.answer(record.node, Settled(record.node, record.session, part, record.failed))
 
     def _part_ended(self, handed: Handed, session: int, now: float, *, failed: bool) -> None:
-        """One app has finished its part of a fan-out; after the last the caller's agent gets the counts."""
+        """One app is done with its part of a fan-out; after the last the caller's agent gets the counts."""
         if handed.parts.get(session) in (None, Stage.ENDED):
             return
         handed.parts[session] = Stage.ENDED
         handed.failed += failed
+        self._parts_ended(handed, now)
+
+    def _parts_ended(self, handed: Handed, now: float) -> None:
         if all(stage is Stage.ENDED for stage in handed.parts.values()):
             asked = len(handed.parts)
             receipt = Receipt(*handed.id, asked, asked - handed.failed, handed.failed, 0)
@@ -433,10 +456,17 @@ class Serving:
         self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts))
 
     def resumed(self, app: App, now: float) -> None:
-        """An app is back: it is asked what it was asked about while it was away, and gets what waits for it."""
+        """An app is back: it is asked what it was asked about while it was away, and gets what waits for it.
+
+        What it was handed already it gets again, for its old socket may have swallowed that; it knows a copy by its id.
+        """
         for _, ask in self.state.questions.pop(app.session, ()):
             self.context.tell(app, ask)
         for service in app.services.values():
+            for id in service.running:
+                handed = self.state.inbox.find(id)
+                if handed is not None:
+                    self._hand(app, handed, now)
             self._hand_out(app, service, now)
 
     def app_gone(self, app: App, now: float, *, orderly: bool) -> list[TopicKey]:
@@ -448,15 +478,17 @@ class Serving:
             if not service.leaving:
                 self.context.effects.append(Withdraw(instance))
             topics.append(instance.topic_key)
-            self._give_back_queue(service, "the app that served it is gone", now)
-            self._lose(app, service.running, now)
-            self._lose_parts(app, service, now)
+            self._give_back_queue(app, service, "the app that served it is gone", now)
+            self._lose(app, service, now)
         app.services.clear()
         return topics
 
-    def _lose(self, app: App, ids: Iterable[Id], now: float) -> None:
-        """What an app had begun when it went is unknown; what may run twice goes back to be placed elsewhere."""
-        for id in list(ids):
+    def _lose(self, app: App, service: Service, now: float) -> None:
+        """What an app had begun when it went is unknown; what may run twice goes back to be placed elsewhere.
+
+        It is handed out ahead, so no more of it than there are workers, the oldest, is charged with an attempt.
+        """
+        for number, id in enumerate(service.running):
             handed = self.state.inbox.find(id)
             if handed is None or handed.stage is Stage.ENDED:
                 continue
@@ -469,14 +501,8 @@ class Serving:
                 self.context.answer(id[0], failure)
             else:
                 self._erase(handed, now)
-                self._give_back(handed, Status.UNROUTABLE, "the app that ran it is gone", "", GONE_RETRY_MS)
-
-    def _lose_parts(self, app: App, service: Service, now: float) -> None:
-        """Fan-outs that still waited for an app that is gone count it as failed."""
-        for caller in self.state.inbox.callers.values():
-            for handed in list(caller.handed.values()):
-                if handed.parts and handed.request.topic == service.topic:
-                    self._part_ended(handed, app.session, now, failed=True)
+                limit = "attempts_max" if number < service.workers else ""
+                self._give_back(handed, Status.INDETERMINATE, "the app that ran it is gone", limit, GONE_RETRY_MS)
 
     def _failure(self, id: Id, status: Status, text: str, limit: str = "") -> Failure:
         return Failure(*id, int(status), text, where=self.context.node, limit=limit)

@@ -12,9 +12,15 @@ __all__ = ["Wheel"]
 
 K = TypeVar("K")
 
+SLACK = 64
+"""Numbers of emptied ticks that may lie in ``order``, beside as many as there are ticks with keys."""
+
 
 class Wheel(Struct, Generic[K]):
-    """Keys by the tick in which they are due. The caller keeps each key's deadline, to remove it by."""
+    """Keys by the tick in which they are due. The caller keeps each key's deadline, to remove it by.
+
+    ``order`` is a heap of the numbers of ``buckets``, and of some that were emptied since.
+    """
 
     tick_s: float = 0.02
     buckets: dict[int, dict[K, None]] = field(default_factory=dict)
@@ -31,19 +37,25 @@ class Wheel(Struct, Generic[K]):
 
     def remove(self, key: K, deadline: float) -> None:
         """Forget ``key``, which was added with this ``deadline``; one that is not there is no error."""
-        bucket = self.buckets.get(-int(-deadline // self.tick_s))
-        if bucket is not None:
-            bucket.pop(key, None)
+        number = -int(-deadline // self.tick_s)
+        bucket = self.buckets.get(number)
+        if bucket is None:
+            return
+        bucket.pop(key, None)
+        if not bucket:
+            del self.buckets[number]
+            if len(self.order) > 2 * len(self.buckets) + SLACK:
+                self.order = sorted(self.buckets)
 
     def due(self, now: float) -> list[K]:
         """Take out and return the keys whose deadline has come, in its order."""
         keys: list[K] = []
         while self.order and self.order[0] * self.tick_s <= now:
-            keys.extend(self.buckets.pop(heapq.heappop(self.order)))
+            keys.extend(self.buckets.pop(heapq.heappop(self.order), ()))
         return keys
 
     def deadline(self) -> float | None:
         """Return when the next key is due, or None."""
-        while self.order and not self.buckets[self.order[0]]:
-            del self.buckets[heapq.heappop(self.order)]
+        while self.order and self.order[0] not in self.buckets:
+            heapq.heappop(self.order)
         return self.order[0] * self.tick_s if self.order else None

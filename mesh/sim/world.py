@@ -5,12 +5,14 @@ decides every delay; nothing else is random. So a world with the same seed and t
 line by line, on any day and under any ``PYTHONHASHSEED``.
 
 A world stands where an agent's shell stands: it calls a node's entries and carries out what `Node.take` returns.
-Apps stand where client shells stand: anything that speaks frames (`Speaker`).
+Apps stand where client shells stand: anything that speaks frames (`Speaker`). What goes wrong is said by the script:
+`cut` and `silence` for the network, `pause` and `kill` for agents, `detach` for apps, `forget` for the matchmaker.
 """
 
 import heapq
 from collections.abc import Callable
 from typing import Protocol
+from zlib import crc32
 
 from msgspec import Struct, field
 
@@ -37,14 +39,17 @@ from mesh.types import Endpoint, InstanceKey, TopicKey
 
 __all__ = ["Agent", "NetworkOptions", "Speaker", "World"]
 
+PORT = 7000
+"""The link port of every agent; its host is its name."""
+
 
 class NetworkOptions(Struct, frozen=True):
-    """Delays of the simulated world, in seconds, each drawn evenly between its bounds."""
+    """Delays of the simulated world, in seconds, each drawn evenly between its bounds; the matchmaker's TTL."""
 
     link_delay_s: tuple[float, float] = (0.0002, 0.002)
     socket_delay_s: tuple[float, float] = (0.00002, 0.0001)
     catalogue_delay_s: tuple[float, float] = (0.001, 0.02)
-    accept_backlog_s: float = 0.001
+    catalogue_ttl_s: float = 15.0
 
 
 class Speaker(Protocol):
@@ -70,38 +75,40 @@ class Speaker(Protocol):
 
 
 class Wire(Struct):
-    """One connection: who is at its ends, and when what was sent last arrives (a connection keeps its order)."""
+    """One connection: ``ends``, the dialler's first, are names and connection numbers there; ``arrives_at``: when what
+    each end sent last is at the other, for a connection keeps its order."""
 
-    dialler: str
-    accepter: str
-    dialler_conn: int
-    accepter_conn: int = 0
+    ends: list[tuple[str, int]]
     arrives_at: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    open: bool = True
 
 
 class Agent:
-    """A node of the world, and the connections that its shell would hold."""
+    """A node of the world, and what its shell would hold: its links, its apps by connection, its timer."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.wires: dict[int, Wire] = {}
         self.speakers: dict[int, Speaker] = {}
+        self.hung_up: dict[int, None] = {}
         self.running = True
+        self.paused_until = 0.0
+        self.tick_at = 0.0
 
 
 class World:
-    """Nodes, apps, a network and a matchmaker under one seed."""
+    """Nodes, apps, a network and a matchmaker under one seed. ``frames``: every frame is in the trace too."""
 
-    def __init__(self, seed: int, network: NetworkOptions | None = None) -> None:
+    def __init__(self, seed: int, network: NetworkOptions | None = None, *, frames: bool = False) -> None:
         self.rng = Rng(seed)
         self.network = network or NetworkOptions()
+        self.frames = frames
         self.now = 1.0
         self.trace: list[str] = []
+        self.stopped: dict[str, Stop] = {}
         self.agents: dict[str, Agent] = {}
-        self.places: dict[Endpoint, str] = {}
+        self.silent: dict[tuple[str, str], None] = {}
         self.catalogue: dict[TopicKey, dict[InstanceKey, Instance]] = {}
-        self.watchers: dict[TopicKey, dict[str, None]] = {}
+        self.watchers: dict[TopicKey, dict[str, float]] = {}
         self.index = 1
         self.incarnation = 1_000
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -133,137 +140,163 @@ class World:
 
     def start(self, name: str, options: NodeOptions) -> Agent:
         """Start an agent; one of the same name that was killed is succeeded by it."""
+        assert name not in self.agents, f"{name} runs already"
         self.incarnation += 1
-        endpoint = Endpoint(name, 7000)
-        identity = Identity(name, "sim", self.incarnation, endpoint)
+        identity = Identity(name, "sim", self.incarnation, Endpoint(name, PORT))
         agent = self.agents[name] = Agent(Node(identity, options, self.rng.u64() >> 1, self.now))
-        self.places[endpoint] = name
         self.say(f"{name} starts as {self.incarnation}")
-        self._tick_later(name, agent)
+        self._tick_later(agent)
         return agent
 
     def kill(self, name: str) -> None:
-        """End an agent at once: its connections break, nothing is flushed."""
+        """End an agent at once: its connections break, nothing is flushed; its entries' TTL will run out."""
         agent = self.agents.pop(name)
         agent.running = False
-        del self.places[Endpoint(name, 7000)]
-        self.say(f"{name} is killed")
+        self.say(f"{name} is gone")
         for speaker in agent.speakers.values():
-            self.after(self.network.socket_delay_s, lambda speaker=speaker: self._hang_up(speaker))  # type: ignore[misc]
+            self._hang_up(speaker)
         for wire in list(agent.wires.values()):
             self._break(wire, "connection reset")
+        incarnation = agent.node.state.peers.identity.incarnation
+        self.at(self.now + self.network.catalogue_ttl_s, lambda: self.forget(name, incarnation))
 
-    def _hang_up(self, speaker: Speaker) -> None:
-        speaker.disconnected(self.now)
+    def pause(self, name: str, duration_s: float) -> None:
+        """Stop an agent's process for a while: what comes meanwhile waits in its sockets."""
+        self.agents[name].paused_until = self.now + duration_s
+        self.say(f"{name} is stopped for {duration_s} s")
 
-    def _tick_later(self, name: str, agent: Agent) -> None:
-        def tick() -> None:
-            if agent.running:
-                agent.node.tick(self.now)
-                self._settle(name, agent)
-                self._tick_later(name, agent)
-
-        self.at(max(agent.node.deadline(), self.now + 1e-6), tick)
-
-    def _settle(self, name: str, agent: Agent) -> None:
-        """Carry out what a node has to say after a turn."""
+    def _turn(self, agent: Agent, entry: Callable[[], None]) -> None:
+        """Have a node take something in, and carry out what it then has to say."""
+        if not agent.running:
+            return
+        if agent.paused_until > self.now:
+            self.at(agent.paused_until, lambda: self._turn(agent, entry))
+            return
+        entry()
         output = agent.node.take(self.now)
         for conn, data in output.app_data:
             self._to_app(agent, conn, data)
         for conn, data in output.link_data:
-            self._to_peer(name, agent, conn, data)
+            self._to_peer(agent, conn, data)
         for effect in output.effects:
-            self._carry_out(name, agent, effect)
+            self._carry_out(agent, effect)
+        self._tick_later(agent)
 
-    def _carry_out(self, name: str, agent: Agent, effect: Effect) -> None:
+    def _tick_later(self, agent: Agent) -> None:
+        """Have a node's tick happen when it wants it, unless one that is as early is coming."""
+        due = max(agent.node.deadline(), self.now + 1e-6)
+        if self.now < agent.tick_at <= due:
+            return
+        agent.tick_at = due
+
+        def tick() -> None:
+            if agent.tick_at == due:
+                self._turn(agent, lambda: agent.node.tick(self.now))
+
+        self.at(due, tick)
+
+    def _carry_out(self, agent: Agent, effect: Effect) -> None:
+        name = agent.node.context.node
         if isinstance(effect, Note):
             facts = " ".join(f"{key}={value}" for key, value in effect.facts.items())
             self.say(f"{name} {effect.name} {facts}")
         elif isinstance(effect, OpenLink):
-            self._dial(name, agent, effect)
+            self._dial(agent, effect)
         elif isinstance(effect, CloseLink):
-            wire = agent.wires.get(effect.conn)
-            if wire is not None:
-                self._break(wire, "closed by the other end")
+            if effect.conn in agent.wires:
+                self._break(agent.wires[effect.conn], "closed by the other end")
         elif isinstance(effect, CloseApp):
             speaker = agent.speakers.pop(effect.app, None)
             if speaker is not None:
-                self.after(self.network.socket_delay_s, lambda: self._hang_up(speaker))
-                agent.node.app_closed(effect.app, self.now, dead=False)
+                self._hang_up(speaker)
+                self._turn(agent, lambda: agent.node.app_closed(effect.app, self.now, dead=False))
         elif isinstance(effect, Watch):
-            self.watchers.setdefault(effect.topic, {})[name] = None
+            self.watchers.setdefault(effect.topic, {})[name] = 0.0
             self._tell(name, effect.topic)
         elif isinstance(effect, Unwatch):
-            self.watchers.get(effect.topic, {}).pop(name, None)
+            del self.watchers[effect.topic][name]
         elif isinstance(effect, Stop):
             self.say(f"{name} stops with {effect.status}: {effect.reason}")
+            self.stopped[name] = effect
             self.kill(name)
         else:
             self._catalogue(effect)
 
     # The network
 
-    def _dial(self, name: str, agent: Agent, effect: OpenLink) -> None:
-        wire = Wire(name, "", effect.conn)
+    def _dial(self, agent: Agent, effect: OpenLink) -> None:
+        wire = Wire([(agent.node.context.node, effect.conn)])
         agent.wires[effect.conn] = wire
 
         def arrive() -> None:
-            if not wire.open or not agent.running:
+            if agent.wires.get(effect.conn) is not wire or self._is_silent(effect.host, wire.ends[0][0]):
                 return
-            target = self.places.get(Endpoint(effect.host, effect.port))
-            if target is None:
-                wire.open = False
+            other = self.agents.get(effect.host)
+            if other is None:
                 del agent.wires[effect.conn]
-                agent.node.link_lost(effect.conn, "connection refused", self.now)
+                self._turn(agent, lambda: agent.node.link_lost(effect.conn, "connection refused", self.now))
             else:
-                other = self.agents[target]
-                wire.accepter, wire.accepter_conn = target, other.node.link_accepted(self.now)
-                other.wires[wire.accepter_conn] = wire
-                agent.node.link_connected(effect.conn, self.now)
-            self._settle(name, agent)
+                conn = other.node.link_accepted(self.now)
+                wire.ends.append((effect.host, conn))
+                other.wires[conn] = wire
+                self._turn(agent, lambda: agent.node.link_connected(effect.conn, self.now))
 
         self.after(self.network.link_delay_s, arrive)
 
-    def _to_peer(self, name: str, agent: Agent, conn: int, data: bytes) -> None:
+    def _to_peer(self, agent: Agent, conn: int, data: bytes) -> None:
         wire = agent.wires.get(conn)
-        if wire is None or not wire.open:
+        if wire is None or len(wire.ends) < 2:
             return
-        side = 0 if wire.dialler == name and wire.dialler_conn == conn else 1
+        side = wire.ends.index((agent.node.context.node, conn))
+        name, other_conn = wire.ends[1 - side]
+        self._trace_frame(f"{wire.ends[side][0]} > {name}", data)
         delay = self.rng.uniform(*self.network.link_delay_s)
         wire.arrives_at[side] = max(wire.arrives_at[side], self.now + delay)
 
         def arrive() -> None:
-            other_name, other_conn = (
-                (wire.accepter, wire.accepter_conn) if side == 0 else (wire.dialler, wire.dialler_conn)
-            )
-            other = self.agents.get(other_name)
-            if wire.open and other is not None and other.wires.get(other_conn) is wire:
-                other.node.link_data(other_conn, data, self.now)
-                self._settle(other_name, other)
+            other = self.agents.get(name)
+            if other is not None and other.wires.get(other_conn) is wire and not self._is_silent(*sides):
+                self._turn(other, lambda: other.node.link_data(other_conn, data, self.now))
 
+        sides = (wire.ends[0][0], wire.ends[1][0])
         self.at(wire.arrives_at[side], arrive)
 
-    def _break(self, wire: Wire, reason: str) -> None:
-        """Close a connection: what is on its way arrives first, then each end that is still there is told."""
-        ends = ((wire.dialler, wire.dialler_conn, 1), (wire.accepter, wire.accepter_conn, 0))
-        for name, conn, side in ends:
+    def _trace_frame(self, way: str, data: bytes) -> None:
+        if self.frames:
+            self.say(f"{way} {len(data)} bytes {crc32(data):08x}")
+
+    def _break(self, wire: Wire, reason: str, only: str = "") -> None:
+        """Close a connection: what is on its way arrives first, then each end (or ``only`` that one) is told."""
+        for side, (name, conn) in enumerate(wire.ends):
             agent = self.agents.get(name)
-            if agent is None or agent.wires.get(conn) is not wire:
+            if agent is None or agent.wires.get(conn) is not wire or only not in ("", name):
                 continue
 
-            def tell(name: str = name, conn: int = conn, agent: Agent = agent) -> None:
-                if agent.running and agent.wires.pop(conn, None) is wire:
-                    agent.node.link_lost(conn, reason, self.now)
-                    self._settle(name, agent)
+            def tell(agent: Agent = agent, conn: int = conn) -> None:
+                if agent.wires.pop(conn, None) is wire:
+                    self._turn(agent, lambda: agent.node.link_lost(conn, reason, self.now))
 
-            self.at(max(wire.arrives_at[side], self.now + self.network.link_delay_s[0]), tell)
+            self.at(max(wire.arrives_at[1 - side], self.now + self.network.link_delay_s[0]), tell)
 
-    def cut(self, one: str, other: str) -> None:
-        """Break every connection between two nodes."""
-        for agent in list(self.agents.values()):
-            for wire in list(agent.wires.values()):
-                if {wire.dialler, wire.accepter} == {one, other}:
-                    self._break(wire, "connection reset")
+    def cut(self, one: str, other: str, only: str = "") -> None:
+        """Break every connection between two nodes; ``only``: as that one sees it, the other end notices nothing."""
+        self.say(f"{only or 'everybody'} loses what is between {one} and {other}")
+        for wire in list(self.agents[one].wires.values()):
+            if {name for name, _ in wire.ends} == {one, other}:
+                self._break(wire, "connection reset", only)
+
+    def silence(self, one: str, other: str) -> None:
+        """Have the network swallow everything between two nodes, and tell nobody."""
+        self.say(f"silence between {one} and {other}")
+        self.silent[min(one, other), max(one, other)] = None
+
+    def heal(self, one: str, other: str) -> None:
+        """End a silence; what was swallowed stays lost, so every connection that lived through it is broken."""
+        del self.silent[min(one, other), max(one, other)]
+        self.cut(one, other)
+
+    def _is_silent(self, one: str, other: str) -> bool:
+        return (min(one, other), max(one, other)) in self.silent
 
     # Apps
 
@@ -275,16 +308,31 @@ class World:
         speaker.connected(self.now)
         self.hear(name, speaker)
 
+    def detach(self, name: str, speaker: Speaker, *, dead: bool = False) -> None:
+        """Close an app's connection from its side; ``dead``: its process is gone too."""
+        agent = self.agents[name]
+        conn = next(conn for conn, known in agent.speakers.items() if known is speaker)
+
+        def close() -> None:
+            agent.speakers.pop(conn, None)
+            agent.node.app_closed(conn, self.now, dead=dead)
+
+        agent.hung_up[conn] = None
+        self.at(self.now + self.network.socket_delay_s[1], lambda: self._turn(agent, close))
+        self._hang_up(speaker)
+
     def hear(self, name: str, speaker: Speaker) -> None:
         """Carry what an app has to say to its agent."""
-        agent = self.agents[name]
-        conn = next((conn for conn, known in agent.speakers.items() if known is speaker), None)
+        agent = self.agents.get(name)
+        conn = next((conn for conn, known in agent.speakers.items() if known is speaker), None) if agent else None
+        if agent is None or conn is None:
+            return
         for data in speaker.take(self.now):
+            self._trace_frame(f"app {conn} > {name}", data)
 
             def arrive(data: bytes = data) -> None:
-                if agent.running and conn is not None and conn in agent.speakers:
-                    agent.node.app_data(conn, data, self.now)
-                    self._settle(name, agent)
+                if conn in agent.speakers:
+                    self._turn(agent, lambda: agent.node.app_data(conn, data, self.now))
 
             self.at(self.now + self.network.socket_delay_s[1], arrive)
         deadline = speaker.deadline()
@@ -293,20 +341,25 @@ class World:
 
     def _tick_speaker(self, name: str, speaker: Speaker) -> None:
         deadline = speaker.deadline()
-        if name in self.agents and deadline is not None and deadline <= self.now:
+        if deadline is not None and deadline <= self.now:
             speaker.tick(self.now)
             self.hear(name, speaker)
 
     def _to_app(self, agent: Agent, conn: int, data: bytes) -> None:
         name = agent.node.context.node
         speaker = agent.speakers.get(conn)
+        self._trace_frame(f"{name} > app {conn}", data)
 
         def arrive() -> None:
-            if speaker is not None and agent.running and agent.speakers.get(conn) is speaker:
+            if speaker is not None and conn not in agent.hung_up:
                 speaker.received(data, self.now)
                 self.hear(name, speaker)
 
         self.at(self.now + self.network.socket_delay_s[1], arrive)
+
+    def _hang_up(self, speaker: Speaker) -> None:
+        """Close an app's socket; what is on its way to it arrives first."""
+        self.at(self.now + self.network.socket_delay_s[1], lambda: speaker.disconnected(self.now))
 
     # The matchmaker
 
@@ -317,26 +370,28 @@ class World:
             entries.pop(instance.key, None)
         elif isinstance(effect, Register) or instance.key in entries:
             entries[instance.key] = instance
-        self.index += 1
-        for watcher in self.watchers.get(instance.topic_key, {}):
-            self._tell(watcher, instance.topic_key)
+        self._changed(instance.topic_key)
 
-    def forget(self, node: str) -> None:
-        """Let the matchmaker's TTL of everything that a node registered run out."""
+    def forget(self, node: str, incarnation: int = 0) -> None:
+        """Let the TTL run out of everything that a node, or only that incarnation of it, has registered."""
         for topic, entries in self.catalogue.items():
-            for key in [key for key in entries if key.node == node]:
+            gone = [i.key for i in entries.values() if i.agent.node == node and incarnation in (0, i.agent.incarnation)]
+            for key in gone:
                 del entries[key]
-            self.index += 1
-            for watcher in self.watchers.get(topic, {}):
-                self._tell(watcher, topic)
+            if gone:
+                self._changed(topic)
+
+    def _changed(self, topic: TopicKey) -> None:
+        self.index += 1
+        for watcher in self.watchers.get(topic, {}):
+            self._tell(watcher, topic)
 
     def _tell(self, name: str, topic: TopicKey) -> None:
-        def arrive() -> None:
-            agent = self.agents.get(name)
-            if agent is not None:
-                entries = self.catalogue.get(topic, {})
-                instances = tuple(entries[key] for key in sorted(entries) if entries[key].health is not Health.CRITICAL)
-                agent.node.snapshot(Snapshot(topic, self.index, instances), self.now)
-                self._settle(name, agent)
-
-        self.after(self.network.catalogue_delay_s, arrive)
+        """Send a watcher what is known now; it arrives later, in order, and may be stale by then."""
+        entries = self.catalogue.get(topic, {})
+        instances = tuple(entries[key] for key in sorted(entries) if entries[key].health is not Health.CRITICAL)
+        snapshot = Snapshot(topic, self.index, instances)
+        watchers = self.watchers[topic]
+        watchers[name] = max(watchers[name], self.now + self.rng.uniform(*self.network.catalogue_delay_s))
+        agent = self.agents[name]
+        self.at(watchers[name], lambda: self._turn(agent, lambda: agent.node.snapshot(snapshot, self.now)))

@@ -1,0 +1,281 @@
+"""The link port: a ROUTER, and what the kernel knows of the connections that came in.
+
+ZeroMQ tells little of them, and has no call to end one. So each is known by its descriptor:
+
+* The ROUTER's monitor tells, in order, which descriptors were accepted and which are gone.
+* The first message of a connection brings its descriptor (``SRCFD``), which ties it to a routing id. Numbers are used
+  again, so the monitor is read up to now before it is asked whose a number is. What came by one that is gone is
+  dropped; where two claim one, it is ended.
+* A connection is ended by ``shutdown`` on a duplicate of its descriptor, if the address at the other end is still the
+  one that was accepted.
+
+Whoever has not been answered by the node is unproven: few of those may be there at once, and not for long.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import zmq
+from gevent import get_hub
+
+from mesh.agent.unpatched import Socket
+from mesh.agent.zeromq import (
+    NOBLOCK,
+    POLLIN,
+    READS_PER_TURN,
+    Context,
+    LinkEvents,
+    LinksOptions,
+    events_of,
+    make_monitor,
+    make_socket,
+    next_event,
+    watch,
+)
+from mesh.types import Endpoint
+
+__all__ = ["Inbounds"]
+
+MONITOR_READS_PER_TURN = 4096
+"""Events read at once: more than a listener's queue can bring."""
+
+_SEND_MORE = NOBLOCK | int(zmq.SNDMORE)
+_ACCEPTED = int(zmq.Event.ACCEPTED)
+_DISCONNECTED = int(zmq.Event.DISCONNECTED)
+
+
+class _Inbound:
+    """One connection: its descriptor, the address at its other end, and until when it may stay.
+
+    ``conn`` and ``routing_id`` come with its first message; ``answered`` once the node has said something to it.
+    """
+
+    def __init__(self, fd: int, ends_at: float) -> None:
+        self.fd = fd
+        self.peer = _peer_of(fd)
+        self.ends_at = ends_at
+        self.conn: int | None = None
+        self.routing_id = b""
+        self.answered = False
+
+    @property
+    def proven(self) -> bool:
+        return self.answered and self.ends_at == inf
+
+    def __str__(self) -> str:
+        return str(Endpoint(*self.peer[:2])) if self.peer else "?"
+
+
+class Inbounds:
+    """All connections that came in: ``by_fd`` each that is there, ``by_conn`` and ``conns`` those the node knows."""
+
+    def __init__(
+        self,
+        context: Context,
+        listeners: tuple[socket.socket, ...],
+        events: LinkEvents,
+        options: LinksOptions,
+        clock: Callable[[], float],
+    ) -> None:
+        self.events = events
+        self.options = options
+        self.clock = clock
+        self.loop = get_hub().loop
+        self.router = make_socket(context, zmq.ROUTER, options)
+        self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.monitor = make_monitor(context, self.router, _ACCEPTED | _DISCONNECTED)
+        self.by_fd: dict[int, _Inbound] = {}
+        self.by_conn: dict[int, _Inbound] = {}
+        self.conns: dict[bytes, int] = {}
+        self.sent = False
+        self.watchers = [watch(self.router, self._read), watch(self.monitor, self._read_monitor)]
+        for listener in listeners:
+            self._bind(listener)
+
+    def _bind(self, listener: socket.socket) -> None:
+        """Accept on a duplicate of a listener that outlives the ROUTER."""
+        host, port = listener.getsockname()[:2]
+        self.router.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))
+        self.router.bind(f"tcp://{Endpoint(host, port)}")
+        self.router.setsockopt(zmq.USE_FD, -1)
+
+    def send(self, conn: int, data: bytes) -> bool:
+        """Give a batch to a connection, and return whether there is one; if it is gone it is told of as lost."""
+        inbound = self.by_conn.get(conn)
+        if inbound is None:
+            return False
+        inbound.answered = self.sent = True
+        try:
+            self.router.send(inbound.routing_id, _SEND_MORE)
+            self.router.send(data, NOBLOCK)
+        except zmq.ZMQError as error:
+            self.loop.run_callback(self._lose, inbound, f"connection lost ({error})")
+        return True
+
+    def settle(self) -> None:
+        """After sends: read what came in meanwhile, for no descriptor will stir for it again."""
+        if self.sent:
+            self.sent = False
+            if events_of(self.router) & POLLIN:
+                self.loop.run_callback(self._read)
+
+    def close(self, conn: int, linger_s: float) -> None:
+        """End a connection, ``linger_s`` from now, so that what was sent may leave. One that is gone is no error."""
+        inbound = self.by_conn.get(conn)
+        if inbound is None:
+            return
+        if linger_s > 0:
+            self._forget(inbound)
+            inbound.ends_at = self.clock() + linger_s
+        else:
+            self._end(inbound)
+
+    def close_all(self, linger_s: float) -> None:
+        """Accept no more, and end what is there; what was sent has ``linger_s`` to leave."""
+        for watcher in self.watchers:
+            watcher.stop()
+            watcher.close()
+        self.router.monitor(None, 0)
+        self.monitor.close(0)
+        self.router.close(int(linger_s * 1000))
+
+    def tick(self) -> None:
+        """Look at every socket again; end what has said nothing in time, and what has lingered long enough."""
+        now = self.clock()
+        for inbound in [inbound for inbound in self.by_fd.values() if inbound.ends_at <= now]:
+            if inbound.conn is None:
+                self._evict(inbound, "hello_timeout_s")
+            else:
+                self._end(inbound)
+        self._read_monitor()
+        self._read()
+
+    # What they say
+
+    def _read(self) -> None:
+        router, conns = self.router, self.conns
+        for _ in range(READS_PER_TURN):
+            if not events_of(router) & POLLIN:
+                return
+            routing_id = router.recv(NOBLOCK)
+            conn = conns.get(routing_id)
+            if conn is None:
+                frame = router.recv(NOBLOCK, copy=False)
+                conn = self._introduce(routing_id, frame)
+                data = frame.bytes
+            else:
+                data = router.recv(NOBLOCK)
+            if router.getsockopt(zmq.RCVMORE):
+                self._swallow_rest(conn)
+            elif conn is not None:
+                self.events.data(conn, data)
+        self.loop.run_callback(self._read)
+
+    def _swallow_rest(self, conn: int | None) -> None:
+        """A message of several frames is none of ours: drop it, and the connection with it."""
+        while self.router.getsockopt(zmq.RCVMORE):
+            self.router.recv(NOBLOCK)
+        if conn is not None:
+            self._evict(self.by_conn[conn], "it sent a message of several frames")
+
+    def _introduce(self, routing_id: bytes, frame: zmq.Frame) -> int | None:
+        """Number a connection by its first message, and tie it to its descriptor. None: it is over already."""
+        self._read_monitor()
+        inbound = self.by_fd.get(_source(frame))
+        if inbound is None:
+            return None
+        if inbound.conn is not None:
+            if inbound.conn in self.by_conn:
+                self._evict(inbound, "its descriptor was taken for another's")
+            return None
+        conn = inbound.conn = self.events.accepted()
+        inbound.routing_id = routing_id
+        inbound.ends_at = inf
+        self.conns[routing_id] = conn
+        self.by_conn[conn] = inbound
+        return conn
+
+    # Whether they are there
+
+    def _read_monitor(self) -> None:
+        for _ in range(MONITOR_READS_PER_TURN):
+            told = next_event(self.monitor)
+            if told is None:
+                break
+            event, fd = told
+            if event == _ACCEPTED:
+                self.by_fd[fd] = _Inbound(fd, self.clock() + self.options.hello_timeout_s)
+            else:
+                self._left(fd)
+        unproven = [inbound for inbound in self.by_fd.values() if not inbound.proven]
+        for inbound in unproven[: max(0, len(unproven) - self.options.inbound_unproven_max)]:
+            self._evict(inbound, "inbound_unproven_max")
+
+    def _left(self, fd: int) -> None:
+        """A connection is gone."""
+        inbound = self.by_fd.pop(fd, None)
+        if inbound is None:
+            return
+        if inbound.conn is None:
+            self.events.evicted("it left before it said anything", str(inbound))
+        else:
+            self._lose(inbound, "connection lost")
+
+    def _lose(self, inbound: _Inbound, reason: str) -> None:
+        """End a connection; if the node knows it, tell it."""
+        conn = inbound.conn if inbound.conn in self.by_conn else None
+        self._end(inbound)
+        if conn is not None:
+            self.events.lost(conn, reason)
+
+    def _evict(self, inbound: _Inbound, why: str) -> None:
+        """End a connection for something that it did, or did not do."""
+        self.events.evicted(why, str(inbound))
+        self._lose(inbound, why)
+
+    def _end(self, inbound: _Inbound) -> None:
+        """Shut a connection down, unless it is down; what is still read of it is dropped."""
+        self._forget(inbound)
+        if self.by_fd.get(inbound.fd) is inbound:
+            del self.by_fd[inbound.fd]
+            _shut(inbound.fd, inbound.peer)
+
+    def _forget(self, inbound: _Inbound) -> None:
+        """The node knows this connection no more."""
+        if inbound.conn is not None and self.by_conn.pop(inbound.conn, None) is not None:
+            del self.conns[inbound.routing_id]
+
+
+def _source(frame: zmq.Frame) -> int:
+    """Return the descriptor that a message came by; -1 if it came by an old protocol, which does not tell."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
+
+
+def _duplicate(fd: int) -> socket.socket:
+    """Return a socket on a duplicate of a descriptor of ZeroMQ's; raises OSError if that is gone."""
+    return Socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=os.dup(fd))
+
+
+def _peer_of(fd: int) -> Any:
+    """Return the address at the other end of a descriptor, or None if it has none."""
+    try:
+        with _duplicate(fd) as twin:
+            return twin.getpeername()
+    except OSError:
+        return None
+
+
+def _shut(fd: int, peer: Any) -> None:
+    """Shut a descriptor of ZeroMQ's down, if that peer is still at its other end."""
+    try:
+        with _duplicate(fd) as twin:
+            if peer is not None and twin.getpeername() == peer:
+                twin.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return

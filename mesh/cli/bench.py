@@ -1,0 +1,225 @@
+"""`bench`: what the way over two agents costs, beside plain ZeroMQ over as many hops, on this machine, now.
+
+Absolute figures change with the machine and with what else runs on it; their ratios to the floor hold. So all are
+measured in turns, several rounds, and a ratio is the median of the rounds' ratios.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from mesh.cli.options import json_option
+
+__all__ = ["METHOD", "Rounds", "bench", "report_of"]
+
+METHOD = (
+    "two agents and two apps, a process each, on this machine; 64-byte bodies; the sync client",
+    "call: one at a time · calls/s: {in_flight} in flight · casts/s: counted at the receiver",
+    "floor: pyzmq REQ → 2 × C zmq_proxy (ipc, tcp, ipc) → REP, one at a time",
+    "{rounds} rounds, the measures in turns; each figure and each ratio is the median over the rounds",
+)
+
+P50_RATIO_MAX = 2.5
+CALLS_TIMES_FLOOR_MIN = 7.0
+"""What the design aims at: p50 at most so many times the floor's, calls/s × the floor's p50 at least so much."""
+
+Rounds = Sequence[Mapping[str, Mapping[str, float]]]
+"""For each round the answers of ``floor``, ``latency``, ``calls`` and ``casts``."""
+
+_MEASURES = ("floor", "latency", "calls", "casts")
+
+
+@click.command()
+@click.option(
+    "--seconds", type=click.FloatRange(2, 600), default=20.0, show_default=True, help="How long to measure, in all."
+)
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="How often each is measured.")
+@json_option
+def bench(seconds: float, rounds: int, as_json: bool) -> None:
+    """Measure calls and casts between two private agents, beside plain ZeroMQ over as many hops.
+
+    An idle machine gives figures that can be compared; with other work on it, mind the ratios only.
+    """
+    report = report_of(_measure(seconds, rounds), _machine())
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        _print(report)
+
+
+class _Program:
+    """One of `bench_programs`, ready; it ends when its standard input does."""
+
+    def __init__(self, stack: ExitStack, role: str, *addresses: str, answers: bool = True) -> None:
+        from mesh.cli.private import StartFailed, die_with_parent
+
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mesh.cli.bench_programs", role, *addresses],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        stack.callback(self._end)
+        if answers and not self._read():
+            raise StartFailed(f"the bench's {role} did not start; its errors are above")
+
+    def ask(self, what: str, seconds: float) -> dict[str, float]:
+        """Have it measure; return its answer."""
+        from mesh.cli.private import StartFailed
+
+        self._stdin.write(json.dumps({"what": what, "seconds": seconds}) + "\n")
+        self._stdin.flush()
+        line = self._read()
+        if not line:
+            raise StartFailed(f"the bench's program ended while it measured {what}; its errors are above")
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+    @property
+    def _stdin(self) -> IO[str]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self._process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _measure(seconds: float, rounds: int) -> Rounds:
+    """Start everything, warm it up, and measure in turns with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from mesh.cli.private import private_directory, unwinding
+
+    each_s = seconds / (rounds * len(_MEASURES))
+    with unwinding(), private_directory() as directory, ExitStack() as stack:
+        ask = _start(directory, stack)
+        for what in _MEASURES:
+            ask(what, each_s / 2)
+        order = track(range(rounds), "measuring", console=Console(stderr=True), transient=True)
+        return [{what: ask(what, each_s) for what in _MEASURES} for _ in order]
+
+
+def _start(directory: Path, stack: ExitStack) -> Callable[[str, float], dict[str, float]]:
+    """Start agents, apps and the floor; return what measures one thing for so many seconds."""
+    from mesh.cli.private import PrivateAgent
+
+    front, middle, back = f"ipc://{directory}/front", f"tcp://127.0.0.1:{_free_port()}", f"ipc://{directory}/back"
+    agents = [stack.enter_context(PrivateAgent(directory, node)) for node in ("near", "far")]
+    _Program(stack, "proxy", front, middle, answers=False)
+    _Program(stack, "proxy", middle, back, answers=False)
+    _Program(stack, "rep", back, answers=False)
+    for agent in agents:
+        agent.wait_ready()
+    _Program(stack, "server", str(agents[1].socket))
+    caller = _Program(stack, "caller", str(agents[0].socket))
+    floor = _Program(stack, "req", front)
+
+    def ask(what: str, seconds: float) -> dict[str, float]:
+        return floor.ask("latency", seconds) if what == "floor" else caller.ask(what, seconds)
+
+    return ask
+
+
+def _free_port() -> int:
+    """Return a loopback port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# What it says
+
+
+def report_of(rounds: Rounds, machine: Mapping[str, str]) -> dict[str, Any]:
+    """Return medians over the rounds, the ratios to the floor among them, and how they were got."""
+
+    def median(of: Callable[[Mapping[str, Mapping[str, float]]], float]) -> float:
+        return round(statistics.median(of(each) for each in rounds), 3)
+
+    from mesh.cli.bench_programs import IN_FLIGHT
+
+    return {
+        "floor_p50_us": median(lambda each: each["floor"]["p50_us"]),
+        "floor_p99_us": median(lambda each: each["floor"]["p99_us"]),
+        "call_p50_us": median(lambda each: each["latency"]["p50_us"]),
+        "call_p99_us": median(lambda each: each["latency"]["p99_us"]),
+        "calls_per_s": median(lambda each: each["calls"]["per_s"]),
+        "casts_per_s": median(lambda each: each["casts"]["per_s"]),
+        "p50_over_floor": median(lambda each: each["latency"]["p50_us"] / each["floor"]["p50_us"]),
+        "calls_times_floor": median(lambda each: each["calls"]["per_s"] * each["floor"]["p50_us"] / 1e6),
+        "method": [line.format(in_flight=IN_FLIGHT, rounds=len(rounds)) for line in METHOD],
+        "machine": dict(machine),
+        "rounds": [dict(each) for each in rounds],
+    }
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    from mesh.cli.tables import console, rows_table
+
+    out = console()
+    for line in report["method"]:
+        out.print(line, style="dim")
+    out.print(" · ".join(f"{name} {value}" for name, value in report["machine"].items()), style="dim")
+    out.print()
+    rows = [
+        ("call, one at a time", f"{report['call_p50_us']:.0f} µs", f"{report['call_p99_us']:.0f} µs", ""),
+        ("floor, one at a time", f"{report['floor_p50_us']:.0f} µs", f"{report['floor_p99_us']:.0f} µs", ""),
+        ("calls", "", "", f"{report['calls_per_s']:,.0f}/s"),
+        ("casts", "", "", f"{report['casts_per_s']:,.0f}/s"),
+    ]
+    out.print(rows_table(("64 B", "P50", "P99", "RATE"), rows, ("P50", "P99", "RATE")))
+    out.print()
+    p50, calls = report["p50_over_floor"], report["calls_times_floor"]
+    out.print(f"p50 / floor             {_judged(p50, p50 <= P50_RATIO_MAX)}   (aim: at most {P50_RATIO_MAX})")
+    out.print(
+        f"calls/s × floor's p50   {_judged(calls, calls >= CALLS_TIMES_FLOOR_MIN)}   (aim: at least {CALLS_TIMES_FLOOR_MIN})"
+    )
+
+
+def _judged(value: float, is_good: bool) -> str:
+    return f"[{'green' if is_good else 'yellow'}]{value:5.2f}[/]"
+
+
+def _machine() -> dict[str, str]:
+    """Return what the figures depend on."""
+    from importlib.metadata import version
+
+    import zmq
+
+    model = "unknown CPU"
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "cpu": model,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.2f}",
+        "python": platform.python_version(),
+        "libzmq": zmq.zmq_version(),
+        **{name: version(name) for name in ("pyzmq", "gevent", "msgspec")},
+    }

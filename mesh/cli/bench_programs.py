@@ -1,0 +1,189 @@
+"""The programs that `bench` starts: ``python -m mesh.cli.bench_programs ROLE ADDRESS…``.
+
+Those that measure read questions from standard input, a JSON object a line, and answer each with one on standard
+output; all end when standard input does, or when they are told by a signal.
+"""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mesh.client.api import Message, Reply
+    from mesh.client.sync import Client
+
+__all__ = ["BODY", "IN_FLIGHT", "main", "percentile"]
+
+BODY = b"x" * 64
+IN_FLIGHT = 100
+ECHO, SINK, COUNT = "bench.echo", "bench.sink", "bench.count"
+
+Answer = dict[str, float]
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the value below which this share of the sorted values lies."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+# Plain ZeroMQ: REQ → two proxies → REP
+
+
+def proxy(front: str, back: str) -> None:
+    """Pass messages on, in C."""
+    import zmq
+
+    context = zmq.Context()
+    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind(front)
+    dealer.connect(back)
+    zmq.proxy(router, dealer)
+
+
+def rep(address: str) -> None:
+    """Answer each message with itself."""
+    import zmq
+
+    replier = zmq.Context().socket(zmq.REP)
+    replier.bind(address)
+    while True:
+        replier.send(replier.recv())
+
+
+def req(address: str) -> None:
+    """Measure round trips."""
+    import zmq
+
+    requester = zmq.Context().socket(zmq.REQ)
+    requester.connect(address)
+
+    def round_trip() -> None:
+        requester.send(BODY)
+        requester.recv()
+
+    _answer_questions({"latency": lambda seconds: _latency(round_trip, seconds)})
+
+
+# The mesh
+
+
+def server(socket: str) -> None:
+    """Serve: an echo, a sink that counts, and the count."""
+    from mesh.client.sync import connect
+
+    taken, last_at = 0, 0.0
+
+    def sink(_: "Message") -> None:
+        nonlocal taken, last_at
+        taken += 1
+        last_at = time.monotonic()
+
+    with connect("bench-server", socket=socket) as client:
+        client.serve(ECHO, lambda message: message.body, workers=IN_FLIGHT)
+        client.serve(SINK, sink, workers=1, prefetch=4096)
+        client.serve(COUNT, lambda _: json.dumps([taken, last_at]).encode(), workers=1)
+        _answer_questions({})
+
+
+def caller(socket: str) -> None:
+    """Measure calls one at a time, calls in flight, and casts."""
+    from mesh.client.sync import connect
+
+    with connect("bench-caller", socket=socket) as client:
+        client.call(ECHO, BODY, wait=True)
+        client.call(COUNT, wait=True)
+        client.cast(SINK, BODY, wait=True, confirm=True)
+        _answer_questions(
+            {
+                "latency": lambda seconds: _latency(lambda: client.call(ECHO, BODY), seconds),
+                "calls": lambda seconds: _calls(client, seconds),
+                "casts": lambda seconds: _casts(client, seconds),
+            }
+        )
+
+
+def _latency(round_trip: Callable[[], object], seconds: float) -> Answer:
+    """Do one after the other; return p50 and p99 in µs."""
+    times: list[float] = []
+    now = time.perf_counter()
+    until = now + seconds
+    while now < until:
+        round_trip()
+        before, now = now, time.perf_counter()
+        times.append(now - before)
+    times.sort()
+    return {"p50_us": percentile(times, 0.5) * 1e6, "p99_us": percentile(times, 0.99) * 1e6}
+
+
+def _calls(client: "Client", seconds: float) -> Answer:
+    """Keep `IN_FLIGHT` calls under way; return how many ended each second."""
+    window: deque[Future[Reply]] = deque()
+    ended = 0
+    began = time.perf_counter()
+    until = began + seconds
+    while time.perf_counter() < until:
+        while len(window) < IN_FLIGHT:
+            window.append(client.call_async(ECHO, BODY))
+        window.popleft().result()
+        ended += 1
+        while window and window[0].done():
+            window.popleft().result()
+            ended += 1
+    elapsed_s = time.perf_counter() - began
+    for future in window:
+        future.result()
+    return {"per_s": ended / elapsed_s}
+
+
+def _casts(client: "Client", seconds: float) -> Answer:
+    """Cast as fast as they are accepted; return how many the receiver counted each second until its last."""
+    before = json.loads(client.call(COUNT).body)[0]
+    began = time.monotonic()
+    sent, last = 0, None
+    while time.monotonic() < began + seconds:
+        for _ in range(IN_FLIGHT):
+            last = client.cast_async(SINK, BODY)
+        sent += IN_FLIGHT
+    if last is not None:
+        last.result()
+    while True:
+        taken, last_at = json.loads(client.call(COUNT).body)
+        if taken - before >= sent:
+            return {"per_s": (taken - before) / (last_at - began)}
+        time.sleep(0.01)
+
+
+def _answer_questions(measures: dict[str, Callable[[float], Answer]]) -> None:
+    sys.stdout.write("{}\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        question: dict[str, Any] = json.loads(line)
+        answer = measures[question["what"]](question["seconds"])
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+ROLES: dict[str, Callable[..., None]] = {
+    "proxy": proxy,
+    "rep": rep,
+    "req": req,
+    "server": server,
+    "caller": caller,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Be one of the programs."""
+    role, *addresses = arguments
+    try:
+        ROLES[role](*addresses)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,86 @@
+"""`config`: check a file, show what is in effect and why, print the reference of all options."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mesh.cli.exits import Exit
+from mesh.cli.options import json_option
+from mesh.errors import ConfigError
+
+__all__ = ["config"]
+
+
+@click.group()
+def config() -> None:
+    """Check and explain the agent's configuration."""
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def check(file: Path, as_json: bool) -> int:
+    """Check FILE as an agent on this machine would read it; exit with 1 and every problem if it could not start."""
+    from mesh.config import load
+
+    try:
+        load(file)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps({"file": str(file), "ok": False, "problems": error.problems}, indent=2))
+        return Exit.FAILED
+    click.echo(json.dumps({"file": str(file), "ok": True, "problems": []}, indent=2) if as_json else f"{file}: ok")
+    return Exit.OK
+
+
+@config.command()
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A TOML file; without it the one in MESH_CONFIG, else the local preset.",
+)
+@json_option
+def show(path: Path | None, as_json: bool) -> None:
+    """Show each option that is in effect, and where its value came from; secrets are left out."""
+    from mesh.config import explain, load
+
+    rows = explain(load(path))
+    if as_json:
+        listed = [{"section": r.section, "option": r.key, "value": r.value, "origin": r.origin} for r in rows]
+        click.echo(json.dumps(listed, indent=2))
+        return
+    from rich.markup import escape
+
+    from mesh.cli.tables import console, rows_table
+
+    shown, section = [], ""
+    for row in rows:
+        if row.section != section:
+            section = row.section
+            shown += [("", "", ""), (f"[bold]{escape(f'[{section}]')}[/]", "", "")]
+        origin = f"[dim]{escape(row.origin)}[/]" if row.origin == "default" else escape(row.origin)
+        shown.append((row.key, escape(_as_toml(row.value)), origin))
+    console().print(rows_table(("OPTION", "VALUE", "FROM"), shown))
+
+
+@config.command()
+def reference() -> None:
+    """Print the reference of all options in Markdown: type, default, bounds, meaning and trade-off."""
+    from mesh.config.reference import reference as page
+
+    sys.stdout.write(page())
+
+
+def _as_toml(value: Any) -> str:
+    """Return a value as it would be written in a file."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_as_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_as_toml(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,102 @@
+"""A Consul of one's own for the demo: a development server on loopback, in memory, with its UI on."""
+
+import contextlib
+import ipaddress
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesh.cli.private import STOP_S, StartFailed, die_with_parent
+
+__all__ = ["consul_server", "own_address"]
+
+START_S = 30.0
+_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "consul"
+
+
+@contextlib.contextmanager
+def consul_server(directory: Path) -> Iterator[str]:
+    """Run a server and yield its address; raises StartFailed."""
+    binary = _binary()
+    port, config, log = _free_port(), directory / "consul.json", directory / "consul.log"
+    ports = {"http": port, "server": _free_port(), "serf_lan": _free_port(), "serf_wan": -1}
+    ports |= {"dns": -1, "grpc": -1, "grpc_tls": -1}
+    settings = {
+        "node_name": "demo",
+        "bind_addr": "127.0.0.1",
+        "client_addr": "127.0.0.1",
+        "disable_update_check": True,
+        "log_level": "warn",
+        "ports": ports,
+        "ui_config": {"enabled": True},
+        "acl": {"default_policy": "deny"},  # without tokens this is only about what the topology tab draws
+    }
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [binary, "agent", "-dev", f"-config-file={config}"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_for_leader(process, address, log)
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def own_address() -> str:
+    """Return an address of this machine that is not loopback, for Consul is not told of others; raises StartFailed."""
+    from mesh.config.addresses import read_network
+
+    network = read_network()
+    first = network.interfaces.get(network.default_ipv4, ())
+    for address in (*first, *(each for held in network.interfaces.values() for each in held)):
+        if not ipaddress.ip_address(address).is_loopback:
+            return address
+    raise StartFailed("this machine has no address but loopback, which Consul is not told: run the demo without it")
+
+
+def _binary() -> str:
+    """Return the path of a Consul; in a checkout it is built if need be, which takes minutes the first time."""
+    if _SCRIPT.exists():
+        found = subprocess.run([_SCRIPT], stdout=subprocess.PIPE, text=True, check=False)
+        if found.returncode == 0:
+            return found.stdout.strip()
+        raise StartFailed("there is no Consul: see above")
+    on_path = shutil.which("consul")
+    if on_path is None:
+        raise StartFailed("there is no consul on PATH: install it, or run the demo without --consul")
+    return on_path
+
+
+def _wait_for_leader(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/v1/status/leader", timeout=2) as answer:
+            if json.load(answer):
+                return
+        time.sleep(0.1)
+    raise StartFailed(f"Consul did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+
+
+def _free_port() -> int:
+    """Return a loopback port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,194 @@
+"""Sending and serving: `call`, `cast`, `fanout`, `rpc`. The serving side is in `serving`."""
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mesh.cli.exits import Exit
+from mesh.cli.options import (
+    body_argument,
+    connected,
+    header_option,
+    headers_of,
+    json_option,
+    namespace_option,
+    read_body,
+    socket_option,
+    timeout_option,
+    topic_argument,
+)
+
+if TYPE_CHECKING:
+    from mesh.client.api import Receipt
+
+__all__ = ["call", "cast", "fanout", "rpc"]
+
+_WAITED = "How long to wait for the end; what has not begun by then never does."
+
+
+@click.command()
+@topic_argument()
+@body_argument
+@timeout_option(10.0, "How long to wait for the reply.")
+@header_option
+@click.option("--wait", is_flag=True, help="When nobody serves the topic, wait for somebody.")
+@click.option("--idempotent", is_flag=True, help="It may run twice: retry it elsewhere when an agent or app is lost.")
+@json_option
+@namespace_option
+@socket_option
+def call(
+    topic: str,
+    body: str | None,
+    timeout_s: float,
+    headers: tuple[str, ...],
+    wait: bool,
+    idempotent: bool,
+    as_json: bool,
+    namespace: str,
+    socket: str | None,
+) -> None:
+    """Call TOPIC (or TOPIC@SERVER) with BODY and write the reply's body to standard output, as it is.
+
+    Without BODY, or with - for it, the body is read from standard input.
+    """
+    data, kept = read_body(body), headers_of(headers)
+    with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
+        began = time.perf_counter()
+        reply = client.call(topic, data, timeout_s=timeout_s, headers=kept, wait=wait, idempotent=idempotent)
+        elapsed_ms = (time.perf_counter() - began) * 1000
+    if not as_json:
+        sys.stdout.buffer.write(reply.body)
+        sys.stdout.buffer.flush()
+        return
+    report = {**_body_as_json(reply.body), "headers": dict(reply.headers)}
+    click.echo(json.dumps({**report, "id": str(reply.id), "elapsed_ms": round(elapsed_ms, 3)}))
+
+
+@click.command()
+@topic_argument()
+@body_argument
+@timeout_option(10.0, _WAITED)
+@header_option
+@click.option("--wait", is_flag=True, help="When nobody serves the topic, wait for somebody.")
+@click.option("--once", is_flag=True, help="Never send it again after it may have begun.")
+@json_option
+@namespace_option
+@socket_option
+def cast(
+    topic: str,
+    body: str | None,
+    timeout_s: float,
+    headers: tuple[str, ...],
+    wait: bool,
+    once: bool,
+    as_json: bool,
+    namespace: str,
+    socket: str | None,
+) -> None:
+    """Send BODY to one instance of TOPIC (or to TOPIC@SERVER), and return when its handler has ended.
+
+    What an app has sent is kept only as long as the app lives, so this command stays until then. Without BODY, or with
+    - for it, the body is read from standard input.
+    """
+    data, kept = read_body(body), headers_of(headers)
+    with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
+        id = client.cast(topic, data, ttl_s=timeout_s, headers=kept, confirm=True, wait=wait, once=once)
+    if as_json:
+        click.echo(json.dumps({"id": str(id)}))
+
+
+@click.command()
+@topic_argument()
+@body_argument
+@timeout_option(10.0, _WAITED)
+@header_option
+@json_option
+@namespace_option
+@socket_option
+def fanout(
+    topic: str,
+    body: str | None,
+    timeout_s: float,
+    headers: tuple[str, ...],
+    as_json: bool,
+    namespace: str,
+    socket: str | None,
+) -> int:
+    """Send BODY to every instance of TOPIC and print the receipt, when all have ended or the time is over.
+
+    Exits with 1 if a handler failed and with 6 if the end of one is not known. Without BODY, or with - for it, the body
+    is read from standard input.
+    """
+    data, kept = read_body(body), headers_of(headers)
+    with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
+        receipt = client.fanout(topic, data, ttl_s=timeout_s, headers=kept, confirm=True)
+    counts = {name: getattr(receipt, name) for name in ("asked", "finished", "failed", "unknown")}
+    if as_json:
+        click.echo(json.dumps({**counts, "id": str(receipt.id)}))
+    else:
+        click.echo(" · ".join(f"{name} {count}" for name, count in counts.items()))
+    return _verdict(receipt)
+
+
+def _verdict(receipt: "Receipt") -> Exit:
+    if receipt.failed:
+        return Exit.FAILED
+    return Exit.INDETERMINATE if receipt.unknown else Exit.OK
+
+
+@click.command()
+@topic_argument()
+@click.argument("method")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@timeout_option(10.0, "How long to wait for the result.")
+@header_option
+@namespace_option
+@socket_option
+def rpc(
+    topic: str,
+    method: str,
+    arguments: tuple[str, ...],
+    timeout_s: float,
+    headers: tuple[str, ...],
+    namespace: str,
+    socket: str | None,
+) -> None:
+    """Call METHOD of what serves TOPIC by mesh.rpc, and print its result as JSON (bytes as base64).
+
+    A VALUE that is JSON is passed as what it says (3, true, [1,2], "3"), any other as text.
+    """
+    import msgspec
+
+    from mesh.client import rpc as typed
+
+    named, kept = arguments_of(arguments), headers_of(headers)
+    with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
+        result = typed.call(client, topic, method, named, timeout_s=timeout_s, headers=kept)
+    click.echo(msgspec.json.encode(result).decode())
+
+
+def arguments_of(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arguments of a method that were given as ``key=value``; raises UsageError."""
+    arguments: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise click.UsageError(f"{text!r} is not KEY=VALUE with a parameter's name as KEY")
+        try:
+            arguments[key] = json.loads(value)
+        except ValueError:
+            arguments[key] = value
+    return arguments
+
+
+def _body_as_json(body: bytes) -> dict[str, str]:
+    """Return a body as text, or as base64 where it is none."""
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        import base64
+
+        return {"body_base64": base64.b64encode(body).decode()}

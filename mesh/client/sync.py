@@ -1,0 +1,426 @@
+"""The client for threads."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, cast, overload
+
+import msgspec
+
+from mesh.client import socketpath
+from mesh.client.api import (
+    CALL_TIMEOUT_S,
+    CAST_TTL_S,
+    CLOSE_TIMEOUT_S,
+    CONNECT_TIMEOUT_S,
+    FAREWELL_S,
+    HELD_TIMEOUT_S,
+    PREFETCH,
+    WORKERS,
+    Receipt,
+    Reply,
+    check_name,
+    default_server,
+    flags_of,
+    new_session,
+    no_agent,
+    refusal_of,
+    until_of,
+    value_of,
+)
+from mesh.client.desk import Desk
+from mesh.client.engine import Ticket
+from mesh.client.workers import Handler, Pool
+from mesh.core.records import Kind
+from mesh.errors import AgentUnavailable, Rejected, SessionClosed
+from mesh.types import MessageId
+
+__all__ = ["Client", "connect"]
+
+
+def connect(
+    app: str = "app",
+    *,
+    namespace: str = "",
+    fleet: str = "",
+    socket: str | os.PathLike[str] | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    wait_for_room: bool = True,
+) -> "Client":
+    """Connect to the agent of this machine; raises AgentUnavailable, which names the sockets that were tried.
+
+    ``app`` is the name that others see, ``namespace`` scopes all topics, ``fleet`` must be the agent's unless empty.
+    ``socket`` is the agent's; without it ``MESH_SOCKET``, the user's runtime directory and ``/run`` are tried. Where
+    the agent's limit on outstanding work is reached, a request waits for room within its own time and only then
+    raises Overloaded; with ``wait_for_room=False`` it raises at once.
+    """
+    check_name("topic", app)
+    check_name("namespace", namespace)
+    client = Client(app, namespace, fleet, socketpath.candidates(socket), wait_for_room=wait_for_room)
+    try:
+        client._await_welcome(connect_timeout_s)
+    except BaseException:
+        client._desk.stop()
+        raise
+    return client
+
+
+class Client:
+    """An app's connection to its agent, for any number of threads; made by `connect`.
+
+    It reconnects for ever, and what is outstanding goes on. In the child of a fork it becomes another app, with a
+    session of its own that serves nothing; the parent notices nothing.
+    """
+
+    def __init__(self, app: str, namespace: str, fleet: str, paths: list[str], *, wait_for_room: bool) -> None:
+        self._make: Callable[[], Desk] = lambda: Desk(
+            new_session(app, namespace, fleet, " or ".join(paths)), paths, wait_for_room=wait_for_room
+        )
+        self._desks: dict[int, Desk] = {}
+        self._closing = threading.Lock()
+        self._desk = self._begin(os.getpid())
+
+    def _begin(self, pid: int) -> Desk:
+        made = self._make()
+        desk = self._desks.setdefault(pid, made)  # atomic: of several threads one wins
+        if desk is made:
+            self._closing = threading.Lock()
+            desk.engine.start()
+        self._desk = desk
+        return desk
+
+    def _here(self) -> Desk:
+        """Return the desk of this process."""
+        desk = self._desk
+        pid = os.getpid()
+        if desk.engine.pid != pid:
+            desk = self._begin(pid)
+        if desk.engine.is_stopped:
+            raise SessionClosed("this client is closed")
+        return desk
+
+    def _await_welcome(self, timeout_s: float) -> None:
+        desk = self._desk
+        desk.engine.wait_until(
+            lambda: desk.session.connection.is_up or (desk.refused is not None and desk.refused.final),
+            monotonic() + timeout_s,
+        )
+        if desk.session.connection.is_up:
+            return
+        if desk.refused is not None and desk.refused.final:
+            raise refusal_of(desk.refused.reason, desk.refused.text)
+        raise no_agent(desk.session.away(), timeout_s)
+
+    @property
+    def node(self) -> str:
+        """The node whose agent this is."""
+        return self._here().session.limits.node
+
+    @property
+    def session(self) -> int:
+        """The identity of this app's session, as it stands in message ids."""
+        return self._here().session.id
+
+    # Calling
+
+    def call(
+        self,
+        topic: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+        wait: bool = False,
+    ) -> Reply:
+        """Ask one instance of ``topic`` (or ``topic@server``) and return its reply; raises an OutcomeError.
+
+        It runs at most once, unless it is ``idempotent``: then it may be retried elsewhere when an end is lost. When
+        nobody serves the topic, ``wait`` waits for somebody instead of raising Unroutable.
+        """
+        desk = self._here()
+        ticket = Ticket()
+        flags = flags_of(idempotent=idempotent, wait=wait)
+        seq, deadline = desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, ticket)
+        return value_of(desk.outcome(ticket, seq, deadline))  # type: ignore[return-value]
+
+    def call_async(
+        self,
+        topic: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+        wait: bool = False,
+    ) -> Future[Reply]:
+        """Begin a `call` and return the future of its reply; cancelling that cancels the call."""
+        desk = self._here()
+        flags = flags_of(idempotent=idempotent, wait=wait)
+        return desk.future(
+            lambda future: desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, future), pipelined=False
+        )
+
+    def cast(
+        self,
+        topic: str,
+        body: bytes = b"",
+        *,
+        ttl_s: float = CAST_TTL_S,
+        headers: Mapping[str, str] | None = None,
+        confirm: bool = False,
+        once: bool = False,
+        durable: bool = False,
+        wait: bool = False,
+        timeout_s: float | None = None,
+    ) -> MessageId:
+        """Send to one instance; return when the agent holds it, or with ``confirm`` when a handler has ended it.
+
+        It is delivered at least once within ``ttl_s``; ``once``: never again after it may have started; ``durable``:
+        it is on disk before it is accepted. ``timeout_s`` bounds the waiting here (10 s; with ``confirm`` the ttl).
+        """
+        desk = self._here()
+        ticket = Ticket()
+        flags = flags_of(confirm=confirm, once=once, durable=durable, wait=wait)
+        seq, deadline = desk.submit(Kind.CAST, topic, body, ttl_s, headers, flags, ticket, until_held=not confirm)
+        value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, confirm=confirm)))
+        return MessageId(desk.session.limits.node, desk.session.id, seq)
+
+    def cast_async(
+        self,
+        topic: str,
+        body: bytes = b"",
+        *,
+        ttl_s: float = CAST_TTL_S,
+        headers: Mapping[str, str] | None = None,
+        confirm: bool = False,
+        once: bool = False,
+        durable: bool = False,
+        wait: bool = False,
+    ) -> Future[None]:
+        """Begin a `cast` and return the future of its acceptance, or of its end; many are written together."""
+        desk = self._here()
+        flags = flags_of(confirm=confirm, once=once, durable=durable, wait=wait)
+        return desk.future(
+            lambda future: desk.submit(Kind.CAST, topic, body, ttl_s, headers, flags, future, until_held=not confirm),
+            pipelined=True,
+        )
+
+    def flush(self, timeout_s: float = HELD_TIMEOUT_S) -> None:
+        """Return when the agent holds every cast that was begun before; raises TimeoutError."""
+        desk = self._here()
+        calling = desk.session.calling
+        desk.engine.pump()
+        with desk.engine.lock:
+            below = calling.next_seq
+        if not desk.engine.wait_until(lambda: calling.first_unheld() >= below, monotonic() + timeout_s):
+            raise TimeoutError(f"casts were not accepted within {timeout_s} s: {desk.session.away() or 'no answer'}")
+
+    def fanout(
+        self,
+        topic: str,
+        body: bytes = b"",
+        *,
+        ttl_s: float = CAST_TTL_S,
+        headers: Mapping[str, str] | None = None,
+        confirm: bool = False,
+        timeout_s: float | None = None,
+    ) -> Receipt:
+        """Send to every instance that is known; return once the agent holds it, with how many were asked.
+
+        With ``confirm`` the receipt is returned when all have ended it, or ``ttl_s`` is over, and counts how.
+        """
+        desk = self._here()
+        ticket = Ticket()
+        flags = flags_of(confirm=confirm)
+        seq, deadline = desk.submit(Kind.FANOUT, topic, body, ttl_s, headers, flags, ticket, until_held=not confirm)
+        return value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, confirm=confirm)))  # type: ignore[return-value]
+
+    def query(self, what: str, *, timeout_s: float = CALL_TIMEOUT_S, **arguments: str) -> Any:
+        """Ask the agent about itself (``status``, ``links``, ``topics`` …); return what its JSON holds."""
+        desk = self._here()
+        until = monotonic() + timeout_s
+        with desk.engine.lock:
+            number = desk.session.query(what, arguments, monotonic())
+        try:
+            desk.engine.pump()
+            came = desk.engine.wait_until(lambda: number in desk.reports, until)
+        finally:
+            with desk.engine.lock:
+                desk.session.forget_query(number)
+        if not came:
+            raise AgentUnavailable(desk.session.away() or f"no answer to {what!r} within {timeout_s} s")
+        report = desk.reports.pop(number)
+        if not report.ok:
+            raise Rejected(report.body.decode(errors="replace"), where=desk.session.limits.node)
+        return msgspec.json.decode(report.body)
+
+    # Serving
+
+    @overload
+    def serve(
+        self,
+        topic: str,
+        handler: None = None,
+        *,
+        server: str = "",
+        workers: int = WORKERS,
+        prefetch: int = PREFETCH,
+        expose_tracebacks: bool = False,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Callable[[Handler], Handler]: ...
+
+    @overload
+    def serve(
+        self,
+        topic: str,
+        handler: Handler,
+        *,
+        server: str = "",
+        workers: int = WORKERS,
+        prefetch: int = PREFETCH,
+        expose_tracebacks: bool = False,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Handler: ...
+
+    def serve(
+        self,
+        topic: str,
+        handler: Handler | None = None,
+        *,
+        server: str = "",
+        workers: int = WORKERS,
+        prefetch: int = PREFETCH,
+        expose_tracebacks: bool = False,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Handler | Callable[[Handler], Handler]:
+        """Have ``handler`` handle the messages of a topic, in up to ``workers`` threads; also a decorator.
+
+        ``server`` names this instance in ``topic@server`` (by default its node and session). ``prefetch`` bounds the
+        repeatable work that waits here. Returns when the agent has agreed; raises Rejected when it does not.
+        """
+        if handler is None:
+
+            def decorate(function: Handler) -> Handler:
+                return self.serve(
+                    topic,
+                    function,
+                    server=server,
+                    workers=workers,
+                    prefetch=prefetch,
+                    expose_tracebacks=expose_tracebacks,
+                    timeout_s=timeout_s,
+                )
+
+            return decorate
+        desk = self._here()
+        session = desk.session
+        check_name("topic", topic)
+        name = check_name("server", server or default_server(session.limits.node, session.id))
+        if topic in desk.pools:
+            raise Rejected(f"this client serves {topic!r} already")
+        desk.pools.add(Pool(desk.engine, topic, handler, max(1, workers), expose_tracebacks=expose_tracebacks))
+        desk.told.pop(topic, None)
+        with desk.engine.lock:
+            session.serve(topic, name, max(1, workers), max(1, prefetch))
+        desk.engine.pump()
+        came = desk.engine.wait_until(lambda: topic in desk.told, monotonic() + timeout_s)
+        if came and desk.told[topic].ok:
+            desk.engine.ring()
+            return handler
+        self._unserve(topic)
+        if not came:
+            raise AgentUnavailable(session.away() or f"the agent did not answer within {timeout_s} s")
+        desk.pools.remove(topic)
+        raise Rejected(desk.told[topic].text, where=session.limits.node)
+
+    def unserve(self, topic: str, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Serve a topic no more: return when what the agent had handed out is finished, or after ``timeout_s``."""
+        desk = self._here()
+        self._unserve(topic)
+        services = desk.session.serving.services
+        desk.engine.wait_until(
+            lambda: topic not in services or not desk.session.connection.is_up, monotonic() + timeout_s
+        )
+
+    def _unserve(self, topic: str) -> None:
+        desk = self._desk
+        with desk.engine.lock:
+            desk.session.unserve(topic)
+        desk.engine.pump()
+
+    def run(self) -> None:
+        """Serve until the client is closed, or until Ctrl-C or SIGTERM, which close it."""
+        desk = self._here()
+        with _sigterm_interrupts():
+            try:
+                desk.engine.wait_until(lambda: desk.engine.is_stopped, float("inf"))
+            except KeyboardInterrupt:
+                self.close()
+
+    # The end
+
+    def drain(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Serve nothing more and finish what is in hand; return whether that was done within ``timeout_s``."""
+        desk = self._here()
+        session, until = desk.session, monotonic() + timeout_s
+        for topic in list(session.serving.services):
+            self._unserve(topic)
+        return desk.engine.wait_until(
+            lambda: (
+                not session.serving.in_hand
+                and not session.serving.settling
+                and not (session.serving.services and session.connection.is_up)
+            ),
+            until,
+        )
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Drain, wait until all that was asked for has ended, say goodbye; after ``timeout_s`` give up what is left."""
+        desk = self._desk
+        if desk.engine.pid != os.getpid():
+            return
+        with self._closing:
+            if desk.engine.is_stopped:
+                return
+            until = monotonic() + timeout_s
+            try:
+                desk.engine.pump()
+                self.drain(timeout_s)
+                desk.engine.wait_until(lambda: not desk.session.calling.pending, until)
+                with desk.engine.lock:
+                    desk.session.leave()
+                    is_up = desk.session.connection.is_up
+                desk.engine.pump()
+                if is_up:
+                    desk.engine.wait_until(
+                        lambda: desk.parted or not desk.session.connection.is_up, monotonic() + FAREWELL_S
+                    )
+            finally:
+                desk.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Have SIGTERM raise KeyboardInterrupt, where this thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, cast(Any, before))

@@ -1,0 +1,274 @@
+"""From a file, the environment and the machine to one frozen configuration.
+
+A value is the first that is said of it: by the environment, the file, the preset, the option's own default. What was
+left empty is worked out from the machine. Each value keeps where it came from.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import fields
+
+from mesh.config.addresses import advertised, bound
+from mesh.config.checks import check, descriptors_needed, fleet_problem
+from mesh.config.options import (
+    CONSUL,
+    PRESET_DEFAULT,
+    PRESETS,
+    SECTIONS,
+    AgentOptions,
+    Key,
+    MatchmakerOptions,
+    WatcherOptions,
+    default_of,
+    options_of,
+    structs_of,
+)
+from mesh.config.parse import Document, Problems, read, understand
+from mesh.config.places import Machine, path_problem, socket_place, state_place, this_machine
+from mesh.core.context import NodeOptions
+from mesh.errors import ConfigError
+from mesh.matchmaker.base import Matchmaker
+from mesh.matchmaker.sqlite import SqliteMatchmaker, SqliteOptions
+from mesh.types import Endpoint
+
+if TYPE_CHECKING:
+    from mesh.matchmaker.consul import ConsulOptions
+
+__all__ = ["Config", "Row", "explain", "load"]
+
+WATCHDOG_LEAST_S = 5.0
+
+_NODE_ID, _SOCKET, _DATA_DIR = ("agent", "node_id"), ("agent", "socket"), ("agent", "data_dir")
+_SQLITE_PATH = ("matchmaker.sqlite", "path")
+_PATHS = (
+    *(_DATA_DIR, _SOCKET, _SQLITE_PATH),
+    *((CONSUL, name) for name in ("token_file", "ca_file", "certificate_file", "key_file")),
+)
+_VARIABLES = {_NODE_ID: "MESH_NODE_ID", _SOCKET: "MESH_SOCKET"}
+_SECRET_ENDINGS = ("token", "secret", "password")
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """What an agent runs with. Nothing in ``agent`` is left to be worked out but a free port.
+
+    ``consul`` is None where that matchmaker is neither used nor configured. ``origins`` says where what is not an
+    option's own default came from.
+    """
+
+    preset: str
+    agent: AgentOptions
+    node_options: NodeOptions
+    matchmaker: MatchmakerOptions
+    watcher_options: WatcherOptions
+    sqlite: SqliteOptions
+    consul: "ConsulOptions | None"
+    origins: Mapping[Key, str]
+
+    @property
+    def fleet(self) -> str:
+        return self.agent.fleet
+
+    @property
+    def node_id(self) -> str:
+        return self.agent.node_id
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.agent.data_dir)
+
+    @property
+    def socket_path(self) -> Path:
+        return Path(self.agent.socket)
+
+    @property
+    def socket_group(self) -> str:
+        return self.agent.socket_group
+
+    @property
+    def bind(self) -> tuple[str, ...]:
+        return self.agent.bind
+
+    @property
+    def link_port(self) -> int:
+        return self.agent.link_port
+
+    @property
+    def watchdog_s(self) -> float:
+        return self.agent.watchdog_s
+
+    @property
+    def matchmaker_kind(self) -> str:
+        return self.matchmaker.kind
+
+    @property
+    def descriptors_needed(self) -> int:
+        """Open files that this agent may need at once."""
+        agent, node = self.agent, self.node_options
+        return descriptors_needed(
+            node.pool.links_max,
+            agent.inbound_unproven_max,
+            agent.app_connections_max,
+            node.directory.watches_max,
+            agent.descriptors_reserve,
+        )
+
+    def endpoint(self, listeners: Sequence[socket]) -> Endpoint:
+        """Return what peers dial when these sockets listen."""
+        return Endpoint(self.agent.advertise, self.agent.advertise_port or listeners[0].getsockname()[1])
+
+    def make_matchmaker(self) -> Matchmaker:
+        """Return a new matchmaker of the configured kind; raises MatchmakerError."""
+        if self.matchmaker.kind == "sqlite":
+            return SqliteMatchmaker(self.fleet, self.sqlite)
+        from mesh.matchmaker.consul import ConsulMatchmaker, ConsulOptions
+
+        return ConsulMatchmaker(self.fleet, self.consul or ConsulOptions())
+
+
+class Row(NamedTuple):
+    """One option as it is in effect: ``origin`` is default, a preset, a file or a variable, and how it was derived."""
+
+    section: str
+    key: str
+    value: Any
+    origin: str
+
+
+class _Settings:
+    """The values of all options while they are gathered, and the origin of each."""
+
+    def __init__(self, document: Document, preset: str, file: str, environ: Mapping[str, str]) -> None:
+        self.preset = preset
+        self.values: dict[Key, Any] = {}
+        self.origins: dict[Key, str] = {}
+        self.variables = {key: name for key, name in _VARIABLES.items() if environ.get(name)}
+        self.sections = [section for section in SECTIONS if section != CONSUL]
+        kind = document.values.get(("matchmaker", "kind"), PRESETS[preset].get(("matchmaker", "kind")))
+        if kind == "consul" or CONSUL in document.sections:
+            self.sections.append(CONSUL)
+        for section in self.sections:
+            for option in options_of(section):
+                key = (section, option.name)
+                if key in self.variables:
+                    self.put(key, environ[self.variables[key]], f"environment {self.variables[key]}")
+                elif key in document.values:
+                    self.put(key, document.values[key], f"file: {file}")
+                elif key in PRESETS[preset]:
+                    self.put(key, PRESETS[preset][key], f"preset {preset}")
+                else:
+                    self.put(key, default_of(option, key), "default")
+
+    def put(self, key: Key, value: object, origin: str) -> None:
+        self.values[key] = value
+        self.origins[key] = origin
+
+    def derive(self, key: Key, value: object, how: str) -> None:
+        """Replace a value by what it stands for."""
+        self.put(key, value, f"{self.origins[key]} ({how})" if how else self.origins[key])
+
+    def make(self, struct: type[Struct], section: str) -> Any:
+        return struct(**{option.name: self.values[section, option.name] for option in fields(struct)})
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, machine: Machine | None = None) -> Config:
+    """Return the configuration of a file, else of the one that MESH_CONFIG names, else of the ``local`` preset.
+
+    Raises ConfigError with everything that is wrong.
+    """
+    machine = machine or this_machine()
+    path = path or (Path(environ["MESH_CONFIG"]) if environ.get("MESH_CONFIG") else None)
+    problems = Problems()
+    document = understand(read(path), problems) if path else Document()
+    preset = document.preset or PRESET_DEFAULT
+    try:
+        settings = _Settings(document, preset, str(path), environ)
+    except ModuleNotFoundError as error:
+        problems.add(f"the consul matchmaker needs {error.name}: pip install 'heartmesh[agent]'")
+        raise ConfigError(problems.texts, str(path)) from None
+    problems.variables = settings.variables
+    _places(settings, environ, machine, problems)
+    _addresses(settings, machine, problems)
+    if not settings.values["agent", "watchdog_s"]:
+        twice_s = 2 * settings.values["heartbeat", "dead_after_s"]
+        settings.derive(("agent", "watchdog_s"), max(WATCHDOG_LEAST_S, twice_s), "from dead_after_s")
+    check(settings.values, machine.descriptors_max, problems)
+    if problems.texts:
+        raise ConfigError(problems.texts, str(path or "configuration"))
+    origin = f"file: {path}" if document.preset else "default"
+    return _compose(preset, settings, {("", "preset"): origin})
+
+
+def explain(config: Config) -> list[Row]:
+    """Return every option that counts, in the order of the sections, secrets as ``***``."""
+    parts: dict[type[Struct], Any] = {
+        type(part): part for part in (config.agent, config.matchmaker, config.watcher_options, config.sqlite)
+    }
+    parts |= {option.type: getattr(config.node_options, option.name) for option in fields(NodeOptions)}
+    rows = [Row("", "preset", config.preset, config.origins["", "preset"])]
+    for section in SECTIONS:
+        for struct in structs_of(section) if section != CONSUL or config.consul else ():
+            part = parts.get(struct, config.consul)
+            for option in fields(struct):
+                value = "***" if option.name.endswith(_SECRET_ENDINGS) else getattr(part, option.name)
+                rows.append(Row(section, option.name, value, config.origins[section, option.name]))
+    return rows
+
+
+def _places(settings: _Settings, environ: Mapping[str, str], machine: Machine, problems: Problems) -> None:
+    """Fill in the names and places that were left empty, and check those that were not."""
+    values = settings.values
+    if not values[_NODE_ID]:
+        settings.derive(_NODE_ID, machine.hostname, "this host's name")
+    if fleet_problem(values["agent", "fleet"]) is None:
+        state, how = state_place(values["agent", "fleet"], environ, machine)
+        for key, place in ((_DATA_DIR, state), (_SQLITE_PATH, f"{state}/matchmaker.sqlite")):
+            if not values[key]:
+                settings.derive(key, place, how)
+    if not values[_SOCKET] and not problems.touch([_SOCKET]):
+        try:
+            settings.derive(_SOCKET, socket_place(environ, machine.user_id), "the first usable of the usual places")
+        except ValueError as error:
+            problems.of(_SOCKET, f": {error}")
+    for key in _PATHS:
+        if values.get(key) and (problem := path_problem(values[key], socket=key == _SOCKET)):
+            problems.of(key, f" = {values[key][:64]!r}: {problem}")
+
+
+def _addresses(settings: _Settings, machine: Machine, problems: Problems) -> None:
+    """Put addresses where interfaces were named, and find the one to tell peers."""
+    bind, advertise, kind = ("agent", "bind"), ("agent", "advertise"), ("matchmaker", "kind")
+    if problems.touch([bind]):
+        return
+    entries = settings.values[bind]
+    hosts, wrong = bound(entries, machine.network)
+    for text in wrong:
+        problems.of(bind, f": {text}")
+    settings.derive(bind, hosts, f"of {', '.join(entries)}" if hosts != entries else "")
+    if wrong or problems.touch([advertise, kind]):
+        return
+    try:
+        fleet_wide = settings.values[kind] == "consul" and settings.preset != "local"
+        host, how = advertised(settings.values[advertise], hosts, machine.network, fleet_wide=fleet_wide)
+        settings.derive(advertise, host, how)
+    except ValueError as error:
+        problems.of(advertise, f": {error}")
+
+
+def _compose(preset: str, settings: _Settings, origins: Mapping[Key, str]) -> Config:
+    made = {struct: settings.make(struct, section) for section in settings.sections for struct in structs_of(section)}
+    consul = structs_of(CONSUL)[0] if CONSUL in settings.sections else None
+    return Config(
+        preset=preset,
+        agent=made[AgentOptions],
+        node_options=NodeOptions(**{option.name: made[option.type] for option in fields(NodeOptions)}),
+        matchmaker=made[MatchmakerOptions],
+        watcher_options=made[WatcherOptions],
+        sqlite=made[SqliteOptions],
+        consul=made[consul] if consul else None,
+        origins={**origins, **settings.origins},
+    )

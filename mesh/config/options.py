@@ -1,0 +1,297 @@
+"""What an operator may set: which section of the file holds which options, and what each preset makes of them.
+
+Most options stand beside the machine they tune. Here are those of the agent's shell, which no machine owns alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo, fields
+
+from mesh.core.directory import DirectoryOptions
+from mesh.core.heat import HeatOptions
+from mesh.core.inbox import InboxOptions
+from mesh.core.link import LinkOptions
+from mesh.core.liveness import LivenessOptions
+from mesh.core.outbox import OutboxOptions
+from mesh.core.pool import PoolOptions
+from mesh.core.router import RouterOptions
+from mesh.matchmaker.sqlite import SqliteOptions
+
+__all__ = [
+    "CONSUL",
+    "LIGHT_SECTIONS",
+    "PRESETS",
+    "PRESET_DEFAULT",
+    "SECTIONS",
+    "AgentOptions",
+    "Key",
+    "MatchmakerOptions",
+    "WatcherOptions",
+    "default_of",
+    "options_of",
+    "structs_of",
+    "unit_of",
+]
+
+Key = tuple[str, str]
+"""A section and an option in it."""
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Words = Annotated[str, Meta(max_length=4_096)]
+
+
+class AgentOptions(Struct, frozen=True):
+    """Who this agent is, where it keeps things, where it is reached, and what its process may use."""
+
+    fleet: Annotated[
+        Words,
+        Meta(
+            description="Agents that belong together; those of another fleet are refused. One for each environment "
+            "keeps staging from answering production; only agents of one fleet reach each other."
+        ),
+    ] = "default"
+    node_id: Annotated[
+        Words,
+        Meta(
+            description="The name of this machine's agent, unique in its fleet; empty: the host's name. MESH_NODE_ID "
+            "overrides it. A name that outlives the machine's reinstallation keeps dashboards and pins valid; two "
+            "agents that share one refuse each other."
+        ),
+    ] = ""
+    zone: Annotated[
+        Words,
+        Meta(description="Where this machine stands (rack, room, region), for people and dashboards; empty: not said."),
+    ] = ""
+    data_dir: Annotated[
+        Words,
+        Meta(
+            description="Directory of the locks, the incarnation and the last directory of peers; empty: "
+            "$XDG_STATE_HOME/mesh/FLEET, without that /var/lib/mesh/FLEET for root and "
+            "~/.local/state/mesh/FLEET for others. Keep it over restarts: an agent that lost it knows no peers, and is "
+            "above its last incarnation only if the clock is right."
+        ),
+    ] = ""
+    socket: Annotated[
+        Words,
+        Meta(
+            description="The Unix socket for apps, at most 107 bytes; empty: the first usable of "
+            "$XDG_RUNTIME_DIR/mesh/agent.sock and /run/mesh/agent.sock. MESH_SOCKET overrides it. Apps look in the "
+            "usual places by themselves; any other path must be told to each in MESH_SOCKET."
+        ),
+    ] = ""
+    socket_group: Annotated[
+        Words,
+        Meta(
+            description="Group of users who may connect to the socket; empty: the agent's own. A wider group lets more "
+            "users call and serve everything."
+        ),
+    ] = ""
+    bind: Annotated[
+        tuple[Words, ...],
+        Meta(
+            min_length=1,
+            max_length=16,
+            description="Where peers are listened for: addresses (IPv4, IPv6), or interfaces, which stand for their "
+            'first IPv4 address and their lasting IPv6 ones. ["0.0.0.0", "::"] is everywhere over both. Fewer expose '
+            "less; an interface that gets another address is followed only by a restart.",
+        ),
+    ] = ("127.0.0.1",)
+    advertise: Annotated[
+        Words,
+        Meta(
+            description="The address that peers dial, or the interface that has it; empty: the bound one, and for a "
+            "wildcard the address of the default route's interface. Set it behind NAT, and on machines with several "
+            "networks, where the guess may be the wrong one."
+        ),
+    ] = ""
+    advertise_port: Annotated[
+        Port,
+        Meta(
+            description="The port that peers dial, where NAT changes it; 0: the one that is listened on. It must lead "
+            "to link_port, or every dial fails."
+        ),
+    ] = 0
+    link_port: Annotated[
+        Port,
+        Meta(
+            description="The port for peers, on every bound address; 0: a free one at each start. A fixed one can be "
+            "let through firewalls; a free one lets several agents share a machine."
+        ),
+    ] = 7441
+    inbound_unproven_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="Accepted connections that have not said yet who they are; above it the oldest is closed. More "
+            "lets a whole fleet redial at once, fewer leaves less to strangers.",
+        ),
+    ] = 64
+    app_connections_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Apps connected at once, two descriptors each; others wait to be accepted. More serves more "
+            "processes and needs a higher limit of open files.",
+        ),
+    ] = 1000
+    app_unread_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 34,
+            description="Bytes that wait for an app that does not read; above it the app is cut off. More forgives "
+            "longer pauses and costs that memory for each app that hangs.",
+        ),
+    ] = 256 << 20
+    descriptors_reserve: Annotated[
+        int,
+        Meta(
+            ge=32,
+            le=65_536,
+            description="Descriptors beside links, apps and watches: files, the loop, libraries. More is safer and "
+            "only raises the limit of open files that is asked for.",
+        ),
+    ] = 128
+    watchdog_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="A reactor that is silent for so long is killed and replaced; 0: twice dead_after_s, at least "
+            "5 s. Less takes a busy one for a hung one; more leaves apps longer with a hung one.",
+        ),
+    ] = 0.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="The least severe notes that are written. Lower shows more and costs disk."),
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(
+            description="json for programs, console for people, auto: console on a terminal, else json. json costs the "
+            "reader, console the log collector."
+        ),
+    ] = "auto"
+
+
+class MatchmakerOptions(Struct, frozen=True):
+    """How agents find each other."""
+
+    kind: Annotated[
+        Literal["sqlite", "consul"],
+        Meta(
+            description="sqlite: a file that the agents of one machine share, nothing to install. consul: a fleet of "
+            "machines, each with a Consul agent."
+        ),
+    ] = "sqlite"
+
+
+class WatcherOptions(Struct, frozen=True):
+    """How the matchmaker is spoken to."""
+
+    refresh_s: Annotated[
+        float,
+        Meta(
+            ge=0.05,
+            le=600,
+            description="How often entries are renewed; at most a third of their TTL. More often notices a wiped "
+            "matchmaker sooner and costs it a write each time.",
+        ),
+    ] = 5.0
+    watch_wait_s: Annotated[
+        float,
+        Meta(ge=1, le=540, description="How long one question for changes stays open. Longer costs fewer requests."),
+    ] = 60.0
+    retry_max_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=300,
+            description="The longest pause between two tries while the matchmaker is away, so also how late its "
+            "return is noticed.",
+        ),
+    ] = 5.0
+
+
+LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
+    "agent": (AgentOptions,),
+    "heartbeat": (LivenessOptions,),
+    "links": (LinkOptions, PoolOptions),
+    "heat": (HeatOptions,),
+    "directory": (DirectoryOptions,),
+    "routing": (RouterOptions,),
+    "delivery": (OutboxOptions, InboxOptions),
+    "matchmaker": (MatchmakerOptions, WatcherOptions),
+    "matchmaker.sqlite": (SqliteOptions,),
+}
+"""Sections whose options can be imported without the agent's libraries."""
+
+CONSUL = "matchmaker.consul"
+SECTIONS = (*LIGHT_SECTIONS, CONSUL)
+
+PRESET_DEFAULT = "local"
+PRESETS: Mapping[str, Mapping[Key, object]] = {
+    "local": {
+        ("agent", "link_port"): 0,
+        ("heartbeat", "heartbeat_s"): 0.2,
+        ("heartbeat", "dead_after_s"): 1.0,
+        ("links", "idle_close_s"): 5.0,
+        ("heat", "half_life_s"): 2.0,
+        ("heat", "dwell_s"): 3.0,
+        ("matchmaker", "refresh_s"): 1.0,
+        ("matchmaker.sqlite", "ttl_s"): 5.0,
+    },
+    "lan": {
+        ("agent", "bind"): ("0.0.0.0",),
+        ("matchmaker", "kind"): "consul",
+    },
+    "wan": {
+        ("agent", "bind"): ("0.0.0.0",),
+        ("heartbeat", "heartbeat_s"): 5.0,
+        ("heartbeat", "dead_after_s"): 20.0,
+        ("links", "hello_timeout_s"): 5.0,
+        ("matchmaker", "kind"): "consul",
+    },
+}
+"""Defaults for a kind of place, under the file's own values: one machine, machines side by side, machines far apart."""
+
+_UNITS = (
+    ("_per_s", "per second"),
+    ("_s", "s"),
+    ("_bytes", "bytes"),
+    ("bytes_max", "bytes"),
+    ("_records", "records"),
+    ("records_max", "records"),
+)
+
+
+def structs_of(section: str) -> tuple[type[Struct], ...]:
+    """Return the structs of a section; that of Consul imports its library, or raises ModuleNotFoundError."""
+    if section == CONSUL:
+        from mesh.matchmaker.consul import ConsulOptions
+
+        return (ConsulOptions,)
+    return LIGHT_SECTIONS[section]
+
+
+def options_of(section: str) -> Iterator[FieldInfo]:
+    """Yield the options of a section."""
+    for struct in structs_of(section):
+        yield from fields(struct)
+
+
+def default_of(option: FieldInfo, key: Key, preset: str | None = None) -> object:
+    """Return what holds without a file, under a preset or under none."""
+    if preset and key in PRESETS[preset]:
+        return PRESETS[preset][key]
+    made = option.default_factory
+    return made() if callable(made) else option.default
+
+
+def unit_of(name: str) -> str:
+    """Return the unit that an option's name ends with, or an empty string."""
+    return next((unit for ending, unit in _UNITS if name.endswith(ending)), "")

@@ -1,0 +1,726 @@
+"""The caller's agent: what it takes, where it places it, how it ends."""
+
+import pytest
+
+from mesh.core.context import NodeOptions
+from mesh.core.directory import DirectoryOptions
+from mesh.core.heat import HeatOptions
+from mesh.core.inbox import InboxOptions
+from mesh.core.link import LinkOptions
+from mesh.core.outbox import OutboxOptions
+from mesh.core.pool import PoolOptions
+from mesh.core.records import Accepted, Cancel, Flag, Reach, Receipt, Reply, Request, Settled, Status, Targets
+from mesh.core.router import RouterOptions
+from mesh.sim.world import NetworkOptions, World
+from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options
+
+
+def served(world: World, *nodes: str, topic: str = "orders", workers: int = 4) -> list[App]:
+    """One app on each of these nodes that serves the topic, and time for everybody to hear of it."""
+    apps = [App(world, node, 10 + number) for number, node in enumerate(nodes)]
+    for app in apps:
+        app.serve(topic, workers=workers)
+    world.run(world.now + 0.5)
+    return apps
+
+
+# Calls, casts and fan-outs end
+
+
+def test_a_call_goes_to_another_node_and_its_reply_comes_back() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    app = App(world, "a", 1)
+    seq = app.call("orders", b"one")
+    world.run(2.0)
+    assert b"one" == app.body(seq)
+    assert [("a", 1, seq)] == [(r.node, r.session, r.seq) for r in server.asked]
+    assert_mesh_quiescent(world)
+
+
+def test_a_call_to_an_app_of_the_same_node_needs_no_link() -> None:
+    world = fleet("a")
+    served(world, "a")
+    app = App(world, "a", 1)
+    seq = app.call("orders", b"one")
+    world.run(2.0)
+    assert b"one" == app.body(seq)
+    assert {} == world.agents["a"].node.state.peers.links
+    assert_mesh_quiescent(world)
+
+
+def test_a_failure_of_the_handler_is_told_with_where_it_happened() -> None:
+    world = fleet("ab")
+    served(world, "b")[0].handle = fail
+    app = App(world, "a", 1)
+    seq = app.call("orders")
+    world.run(2.0)
+    assert (Status.REMOTE_ERROR, "b", "ValueError") == (
+        app.status(seq),
+        app.failure(seq).where,
+        app.failure(seq).error_type,
+    )
+    assert {int(Status.REMOTE_ERROR): 1} == world.agents["a"].node.state.totals.outcomes
+
+
+def test_three_consecutive_casts_reach_three_instances_wherever_they_are() -> None:
+    world = fleet("ab")
+    apps = served(world, "a", "b", "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    for app in apps:
+        app.asked.clear()
+    seqs = [caller.cast("orders") for _ in range(3)]
+    world.run(3.0)
+    assert [1, 1, 1] == [len(app.asked) for app in apps]
+    assert [None, None, None] == [caller.end(seq) for seq in seqs]
+    assert [(seq, seq) for seq in seqs] == [part for record in caller.of(Accepted) for part in record.ranges]
+    assert_mesh_quiescent(world)
+
+
+def test_a_topic_that_is_served_here_too_is_still_looked_up_in_the_fleet() -> None:
+    world = fleet("ab")
+    here, there = served(world, "a", "b")
+    app = App(world, "a", 1)
+    app.call("orders")
+    world.run(2.0)
+    seqs = [app.call("orders") for _ in range(4)]
+    world.run(3.0)
+    assert 4 == sum(isinstance(app.end(seq), Reply) for seq in seqs)
+    assert 2 <= len(here.asked) <= 3
+    assert 2 <= len(there.asked) <= 3
+
+
+def test_a_fan_out_reaches_every_instance_of_every_node_by_one_record_for_each_node() -> None:
+    world = fleet("abc")
+    apps = served(world, "a", "b", "b", "c")
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders", b"all")
+    world.run(2.0)
+    assert (4, 4, 0, 0) == caller.receipt(seq)
+    assert [[b"all"]] * 4 == [app.bodies for app in apps]
+    assert [("a", 1), ("b", 2), ("c", 1)] == caller.of(Targets)[0].nodes
+    assert 1 == link(world, "a", "b").sent_records
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_waits_until_the_topic_is_known() -> None:
+    world = fleet("ab", network=NetworkOptions(catalogue_delay_s=(1.0, 1.0)))
+    apps = served(world, "a", "b")
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    assert [] == caller.ends(seq)
+    assert [(seq, seq)] == caller.of(Accepted)[0].ranges
+    world.run(4.0)
+    assert (2, 2, 0, 0) == caller.receipt(seq)
+    assert [1, 1] == [len(app.asked) for app in apps]
+
+
+def test_a_fan_out_of_an_app_that_is_gone_before_the_topic_is_known_goes_out_all_the_same() -> None:
+    world = fleet("ab", network=NetworkOptions(catalogue_delay_s=(1.0, 1.0)))
+    apps = served(world, "b")
+    caller = App(world, "a", 1)
+    caller.fanout("orders")
+    world.run(1.8)
+    caller.close(dead=True)
+    world.run(4.0)
+    assert [1] == [len(app.asked) for app in apps]
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_counts_those_that_failed() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    apps[0].handle = fail
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    assert (2, 1, 1, 0) == caller.receipt(seq)
+
+
+def test_a_fan_out_that_is_not_answered_in_time_counts_as_unknown() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    apps[0].handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders", timeout_s=1.0)
+    world.run(2.3)
+    assert [] == caller.ends(seq)
+    world.run(2.6)
+    assert (2, 1, 0, 1) == caller.receipt(seq)
+    apps[0].release()
+    assert_mesh_quiescent(world)
+    assert 1 == len(caller.of(Receipt))
+
+
+def test_a_fan_out_to_one_server_goes_only_there() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders@c-11")
+    world.run(2.0)
+    assert (1, 1, 0, 0) == caller.receipt(seq)
+    assert [0, 1] == [len(app.asked) for app in apps]
+
+
+def test_a_cast_outlives_the_app_that_sent_it() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    server.handle = hold
+    caller = App(world, "a", 1)
+    caller.cast("orders")
+    world.run(2.0)
+    caller.close(dead=True)
+    world.run(3.0)
+    assert 1 == len(server.asked)
+    server.release()
+    assert_mesh_quiescent(world)
+
+
+def test_a_cast_whose_handler_failed_is_settled_and_noted() -> None:
+    world = fleet("ab")
+    served(world, "b")[0].handle = fail
+    caller = App(world, "a", 1)
+    seq = caller.cast("orders")
+    world.run(2.0)
+    assert None is caller.end(seq)
+    assert 1 == len(notes(world, "cast_failed", "a"))
+
+
+# Whom it reaches
+
+
+def test_a_server_that_is_named_gets_it_whoever_else_serves_the_topic() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    caller = App(world, "a", 1)
+    for _ in range(3):
+        caller.call("orders@c-11")
+    world.run(2.0)
+    assert [0, 3] == [len(app.asked) for app in apps]
+    seq = caller.call("orders@c-99")
+    world.run(3.0)
+    assert (Status.UNROUTABLE, "nobody serves 'orders@c-99'") == (caller.status(seq), caller.failure(seq).text)
+
+
+def test_namespaces_do_not_see_each_other() -> None:
+    world = fleet("ab")
+    other = App(world, "b", 50, namespace="two")
+    other.serve("orders")
+    served(world, "b")
+    one, two, three = App(world, "a", 1), App(world, "a", 2, namespace="two"), App(world, "a", 3, namespace="three")
+    seqs = [app.call("orders") for app in (one, two, three)]
+    world.run(3.0)
+    assert 1 == len(other.asked)
+    assert [b"", b""] == [one.body(seqs[0]), two.body(seqs[1])]
+    assert (Status.UNROUTABLE, "nobody serves 'orders' in namespace 'three'") == (
+        three.status(seqs[2]),
+        three.failure(seqs[2]).text,
+    )
+
+
+def test_nobody_serves_and_the_answer_comes_at_once() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", timeout_s=60.0), caller.cast("orders"), caller.fanout("orders")]
+    world.run(1.1)
+    assert [Status.UNROUTABLE] * 3 == [caller.status(seq) for seq in seqs]
+    assert_mesh_quiescent(world)
+
+
+def test_a_call_that_waits_is_placed_when_somebody_comes() -> None:
+    world = fleet("ab")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", flags=Flag.WAIT), caller.fanout("orders", flags=Flag.WAIT)]
+    world.run(3.0)
+    assert [[], []] == [caller.ends(seq) for seq in seqs]
+    served(world, "b")
+    assert b"" == caller.body(seqs[0])
+    assert (1, 1, 0, 0) == caller.receipt(seqs[1])
+
+
+def test_a_call_that_waits_is_placed_with_an_app_of_this_node_that_comes() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", flags=Flag.WAIT)
+    world.run(3.0)
+    served(world, "a")
+    assert b"" == caller.body(seq)
+
+
+def test_a_call_that_waits_in_vain_has_certainly_not_run() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", timeout_s=1.0, flags=Flag.WAIT), caller.fanout("orders", timeout_s=1.0, flags=4 | 2)]
+    world.run(2.5)
+    assert [Status.EXPIRED, Status.EXPIRED] == [caller.status(seq) for seq in seqs]
+    assert "nobody was ready for 'orders' within its time" == caller.failure(seqs[0]).text
+
+
+def test_an_instance_that_vanished_is_waited_for_until_its_grace_is_over() -> None:
+    world = fleet("ab", NodeOptions(directory=DirectoryOptions(absent_grace_s=20.0)))
+    served(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    world.kill("b")
+    world.run(20.0)
+    assert [] == caller.ends(early := caller.call("orders", timeout_s=60.0))
+    world.start("b", NodeOptions())
+    back = App(world, "b", 20)
+    back.serve("orders")
+    world.run(21.0)
+    assert b"" == caller.body(early)
+    world.kill("b")
+    world.run(22.0)
+    late = caller.call("orders", timeout_s=120.0)
+    world.run(55.0)
+    assert [] == caller.ends(late)
+    world.run(60.0)
+    assert Status.UNROUTABLE == caller.status(late)
+
+
+def test_the_policy_of_a_topic_decides_which_instance_gets_it() -> None:
+    router = RouterOptions(topics={"near": "local_first", "even": "least_outstanding"})
+    world = fleet("ab", NodeOptions(router=router))
+    near = served(world, "a", "b", topic="near")
+    even = [App(world, "b", 20 + n, hold if n else echo) for n in range(2)]
+    for app in even:
+        app.serve("even", workers=50)
+    caller = App(world, "a", 1)
+    caller.call("even")
+    caller.call("near")
+    world.run(2.0)
+    for topic in ("near", "even") * 6:
+        caller.call(topic)
+        world.run(world.now + 0.1)
+    assert [7, 0] == [len(app.asked) for app in near]
+    assert len(even[0].asked) > len(even[1].asked) <= 2
+
+
+# What it does not take
+
+
+@pytest.mark.parametrize(
+    ("topic", "text"),
+    [("no way", "topic 'no way' may hold only"), ("orders@no way", "server 'no way' may hold only")],
+)
+def test_a_name_that_cannot_be_is_rejected(topic: str, text: str) -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    seq = caller.call(topic)
+    world.run(2.0)
+    assert Status.REJECTED == caller.status(seq)
+    assert text in caller.failure(seq).text
+
+
+def test_what_an_app_may_have_outstanding_is_bounded_in_records_and_in_bytes() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(outstanding_records=5, outstanding_bytes=1 << 20)))
+    (server,) = served(world, "b", workers=50)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders") for _ in range(6)]
+    world.run(2.0)
+    assert "outstanding_records" == caller.failure(seqs[5]).limit
+    assert [[]] * 5 == [caller.ends(seq) for seq in seqs[:5]]
+    server.release()
+    world.run(3.0)
+    server.handle = hold
+    seqs = [caller.call("orders", b"x" * 250_000) for _ in range(5)]
+    world.run(4.0)
+    assert (Status.OVERLOADED, "outstanding_bytes") == (caller.status(seqs[4]), caller.failure(seqs[4]).limit)
+    server.release()
+    assert_mesh_quiescent(world)
+
+
+def test_a_session_may_not_run_ahead_of_its_oldest_unsettled_seq() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(session_window=1024)))
+    served(world, "b")
+    caller = App(world, "a", 1)
+    caller.seq = 1024
+    seq = caller.call("orders")
+    world.run(2.0)
+    assert "session_window" == caller.failure(seq).limit
+    assert {} == world.agents["a"].node.state.apps[1].outcomes
+    caller.floor = 1
+    seq = caller.call("orders")
+    again = caller.seq = 1024
+    caller.call("orders")
+    world.run(3.0)
+    assert "session_window" == caller.failure(seq).limit
+    assert isinstance(caller.ends(again)[-1], Reply)
+
+
+def test_what_waits_for_links_and_instances_is_bounded_over_all_apps() -> None:
+    world = fleet("a", options(pool=PoolOptions(waiting_records_max=2)))
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", flags=Flag.WAIT) for _ in range(3)]
+    world.run(2.0)
+    assert "waiting_records_max" == caller.failure(seqs[2]).limit
+    assert [[], []] == [caller.ends(seq) for seq in seqs[:2]]
+
+
+def test_topics_in_use_at_once_are_bounded() -> None:
+    world = fleet("a", NodeOptions(directory=DirectoryOptions(watches_max=1)))
+    caller = App(world, "a", 1)
+    waits = caller.call("one", timeout_s=60.0, flags=Flag.WAIT)
+    world.run(1.5)
+    refused = caller.call("two")
+    world.run(5.0)
+    refused_later = caller.call("two")
+    world.run(6.0)
+    assert ["watches_max"] * 2 == [caller.failure(seq).limit for seq in (refused, refused_later)]
+    caller.cancel(waits)
+    world.run(8.0)
+    taken = caller.call("two")
+    world.run(9.0)
+    assert Status.UNROUTABLE == caller.status(taken)
+    assert ["two"] == [key.topic for key in world.agents["a"].node.state.directory.views]
+
+
+def test_what_is_placed_again_finds_no_room_for_its_topic() -> None:
+    world = fleet("ab", NodeOptions(directory=DirectoryOptions(watches_max=1)))
+    (server,) = served(world, "b")
+    server.handle = hold
+    caller = App(world, "a", 1)
+    cast = caller.cast("orders")
+    world.run(3.0)
+    caller.call("other", timeout_s=60.0, flags=Flag.WAIT)
+    world.run(4.0)
+    world.cut("a", "b")
+    world.run(5.0)
+    assert (Status.OVERLOADED, "watches_max") == (caller.status(cast), caller.failure(cast).limit)
+
+
+def test_a_body_over_the_limit_is_rejected_inline_and_in_chunks() -> None:
+    world = fleet("ab", options(link=LinkOptions(body_bytes_max=400_000)))
+    (server,) = served(world, "b")
+    caller = App(world, "a", 1)
+    caller.chunker.chunk_bytes = 1 << 20
+    inline = caller.call("orders", b"x" * 400_001)
+    caller.chunker.chunk_bytes = 256 << 10
+    chunked = caller.call("orders", b"x" * 400_001)
+    fits = caller.call("orders", b"x" * 400_000)
+    world.run(3.0)
+    assert [(Status.REJECTED, "body_bytes_max")] * 2 == [
+        (caller.status(seq), caller.failure(seq).limit) for seq in (inline, chunked)
+    ]
+    assert 400_000 == len(caller.body(fits)) == len(server.bodies[0])
+    assert_mesh_quiescent(world)
+
+
+def test_the_longest_timeout_of_a_call_is_the_agents() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(call_timeout_max_s=1.0)))
+    (server,) = served(world, "b")
+    server.handle = hold
+    caller = App(world, "a", 1)
+    call, cast = caller.call("orders", timeout_s=60.0), caller.cast("orders", timeout_s=60.0)
+    world.run(4.0)
+    assert Status.INDETERMINATE == caller.status(call)
+    assert [] == caller.ends(cast)
+
+
+def test_a_durable_cast_needs_a_spool() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    seq = caller.cast("orders", flags=Flag.DURABLE)
+    world.run(2.0)
+    assert Status.REJECTED == caller.status(seq)
+
+
+def test_the_limit_of_a_queue_is_named_when_every_instance_is_full() -> None:
+    world = fleet("abc", NodeOptions(inbox=InboxOptions(queue_records=2)))
+    apps = served(world, "b", "c", workers=1)
+    for app in apps:
+        app.handle = hold
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders") for _ in range(10)]
+    world.run(2.0)
+    refused = [caller.failure(seq) for seq in seqs if caller.ends(seq)]
+    assert [(Status.OVERLOADED, "queue_records", 100)] * 4 == [(f.status, f.limit, f.retry_after_ms) for f in refused]
+    assert [1, 1] == [len(app.asked) for app in apps]
+    for app in apps:
+        app.release()
+    world.run(3.0)
+    assert 6 == sum(isinstance(end, Reply) for seq in seqs for end in caller.ends(seq))
+    assert_mesh_quiescent(world)
+
+
+def test_what_may_have_run_is_never_said_to_be_unroutable() -> None:
+    world = fleet("ab", NodeOptions(directory=DirectoryOptions(absent_grace_s=1.0)))
+    served(world, "b")[0].handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=60.0, flags=Flag.IDEMPOTENT)
+    world.run(2.0)
+    world.kill("b")
+    world.run(16.0)
+    assert [] == caller.ends(seq)
+    world.run(20.0)
+    assert Status.INDETERMINATE == caller.status(seq)
+
+
+def test_a_topic_that_is_given_up_and_forgotten_at_once_ends_nothing() -> None:
+    grace = DirectoryOptions(absent_grace_s=5.0, watch_idle_s=5.0)
+    network = NetworkOptions(catalogue_ttl_s=0.5)
+    world = fleet("ab", NodeOptions(directory=grace), network=network)
+    served(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    world.kill("b")
+    world.run(2.5)
+    seq = caller.call("orders", timeout_s=1.0)
+    world.run(9.0)
+    assert Status.EXPIRED == caller.status(seq)
+    assert {} == world.agents["a"].node.state.directory.views
+
+
+# Replays
+
+
+def test_a_replay_is_accepted_again_or_told_its_end_again_and_is_not_run_twice() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    caller = App(world, "a", 1)
+    ended = [caller.call("orders"), caller.cast("orders"), caller.fanout("orders")]
+    world.run(2.0)
+    server.handle = hold
+    open_ = [caller.call("orders"), caller.cast("orders"), caller.fanout("orders")]
+    world.run(3.0)
+    assert 6 == len(server.asked)
+    caller.got.clear()
+    for kind, seq in zip((0, 1, 2) * 2, ended + open_, strict=True):
+        caller.say(Request(kind, seq, "orders", "", 10_000, b"", Flag.RESUMED))
+    world.run(4.0)
+    assert 6 == len(server.asked)
+    assert [Reply, type(None), Receipt] == [type(caller.end(seq)) for seq in ended]
+    assert [[]] * 3 == [caller.ends(seq) for seq in open_]
+    assert [(open_[1], open_[1]), (open_[2], open_[2])] == [r for a in caller.of(Accepted) for r in a.ranges]
+    server.release()
+    assert_mesh_quiescent(world)
+
+
+def test_what_is_below_the_floor_is_not_looked_at() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    caller.settle()
+    caller.say(Request(0, 0, "orders", "", 10_000, b""))
+    world.run(3.0)
+    assert 1 == len(server.asked) == len(caller.of(Reply))
+
+
+def test_a_call_that_an_earlier_agent_may_have_sent_is_not_sent_again_what_may_run_twice_is() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    caller = App(world, "a", 1)
+    caller.say(Reach("b", 1))
+    for seq, (kind, flags) in enumerate([(0, 0), (0, Flag.IDEMPOTENT), (1, 0), (2, 0)]):
+        caller.say(Request(kind, seq, "orders", "", 10_000, b"", flags | Flag.RESUMED))
+    world.run(2.0)
+    assert Status.INDETERMINATE == caller.status(0)
+    assert [Reply, type(None), Receipt] == [type(caller.end(seq)) for seq in (1, 2, 3)]
+    assert 3 == len(server.asked)
+
+
+def test_a_call_that_left_this_agent_for_an_app_of_its_own_is_known_to_have_left() -> None:
+    world = fleet("a")
+    served(world, "a")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    assert [Reach("a", 1001)] == caller.of(Reach)
+
+
+def test_an_app_is_told_of_a_node_before_its_first_record_goes_there_and_once() -> None:
+    world = fleet("abc")
+    served(world, "b", "c")
+    caller = App(world, "a", 1)
+    caller.fanout("orders")
+    for _ in range(4):
+        caller.call("orders")
+    world.run(2.0)
+    assert [("b", 1002), ("c", 1003)] == sorted((r.node, r.incarnation) for r in caller.of(Reach))
+    assert caller.got.index(caller.of(Targets)[0]) < caller.got.index(caller.of(Reach)[0])
+    assert caller.got.index(caller.of(Reach)[1]) < caller.got.index(caller.of(Reply)[0])
+
+
+# Windows and queues
+
+
+def test_a_sender_never_exceeds_the_window_and_goes_on_when_it_is_widened() -> None:
+    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
+    (server,) = served(world, "b", workers=8)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders") for _ in range(100)]
+    world.run(2.0)
+    # 8 are with the app: their room was granted again; 16 wait there.
+    assert (8, 24, 24) == (len(server.asked), link(world, "a", "b").sent_records, link(world, "a", "b").credit_records)
+    assert 76 == world.agents["a"].node.state.outbox.queued
+    server.release()
+    world.run(3.0)
+    assert [b""] * 100 == [caller.body(seq) for seq in seqs]
+    assert link(world, "a", "b").sent_records <= link(world, "a", "b").credit_records
+    assert_mesh_quiescent(world)
+
+
+def test_the_window_in_bytes_is_overshot_by_one_body_at_most() -> None:
+    world = fleet("ab", options(link=LinkOptions(credit_bytes=1 << 20)))
+    (server,) = served(world, "b", workers=1)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", b"x" * 200_000) for _ in range(30)]
+    world.run(3.0)
+    assert link(world, "a", "b").sent_bytes - link(world, "a", "b").credit_bytes < 200_128
+    assert link(world, "a", "b").sent_records < 10
+    server.release()
+    world.run(4.0)
+    assert [200_000] * 30 == [len(caller.body(seq)) for seq in seqs]
+    assert_mesh_quiescent(world)
+
+
+def test_two_ends_with_chunks_of_different_sizes_charge_the_same() -> None:
+    world = World(1)
+    world.start("a", options(link=LinkOptions(chunk_bytes=512 << 10, credit_bytes=1 << 20)))
+    world.start("b", options(link=LinkOptions(chunk_bytes=16 << 10, credit_bytes=1 << 20)))
+    served(world, "b")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", b"x" * 300_000) for _ in range(20)] + [caller.fanout("orders", b"x" * 300_000)]
+    world.run(5.0)
+    assert [300_000] * 20 == [len(caller.body(seq)) for seq in seqs[:20]]
+    assert (1, 1, 0, 0) == caller.receipt(seqs[20])
+    assert_mesh_quiescent(world)
+
+
+def test_an_instance_whose_link_is_full_is_passed_over_while_there_is_another() -> None:
+    world = fleet("abc", options(link=LinkOptions(credit_records=16)))
+    apps = served(world, "b", "c", workers=1)
+    apps[0].handle = hold
+    caller = App(world, "a", 1)
+    caller.fanout("orders")
+    world.run(2.0)
+    for _ in range(100):
+        caller.call("orders")
+        world.run(world.now + 0.05)
+    assert link(world, "a", "b").sent_records <= 18
+    assert len(apps[1].asked) >= 80
+
+
+def test_an_address_that_the_catalogue_corrects_is_dialled_next() -> None:
+    world = fleet("ab")
+    served(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    assert "b" == world.agents["a"].node.state.peers.peer("b").endpoint.host  # type: ignore[union-attr]
+
+
+def test_a_receipt_that_comes_while_its_copy_waits_for_room_leaves_nothing_behind() -> None:
+    # The link is lost with a fan-out running; the next one has no room for the copy; the first one's receipt comes.
+    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
+    (server,) = served(world, "b", workers=1)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    calls = [caller.call("orders") for _ in range(60)]
+    world.run(3.0)
+    world.cut("a", "b")
+    world.run(3.5)
+    assert (1, seq) in world.agents["a"].node.state.outbox.queues["b"]
+    server.say(Settled("a", 1, [(seq, seq)]))
+    world.run(4.0)
+    assert (1, 1, 0, 0) == caller.receipt(seq)
+    server.release()
+    world.run(6.0)
+    assert [b""] * 60 == [caller.body(call) for call in calls]
+    assert_mesh_quiescent(world)
+
+
+# It is given up
+
+
+def test_a_call_that_is_cancelled_in_a_queue_is_never_run() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b", workers=1)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    first, second = caller.call("orders"), caller.call("orders")
+    world.run(2.0)
+    caller.cancel(second)
+    world.run(3.0)
+    assert Status.CANCELLED == caller.status(second)
+    server.release()
+    world.run(4.0)
+    assert b"" == caller.body(first)
+    assert 0 == len(server.asked)
+    assert_mesh_quiescent(world)
+
+
+def test_a_call_that_is_cancelled_while_it_runs_ends_at_once_and_its_handler_is_told() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b", workers=1)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    caller.cancel(seq)
+    caller.cancel(seq)
+    world.run(3.0)
+    assert Status.CANCELLED == caller.status(seq)
+    assert [Cancel("a", 1, seq)] == server.of(Cancel)
+    server.release()
+    assert_mesh_quiescent(world)
+    assert 1 == len(caller.ends(seq))
+
+
+def test_a_call_that_is_cancelled_before_it_was_placed_tells_nobody() -> None:
+    world = fleet("ab")
+    caller = App(world, "a", 1)
+    waiting = caller.call("orders", flags=Flag.WAIT)
+    world.run(2.0)
+    caller.cancel(waiting)
+    world.run(3.0)
+    assert Status.CANCELLED == caller.status(waiting)
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_that_is_cancelled_is_told_what_is_known() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    apps[0].handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    caller.cancel(seq)
+    world.run(3.0)
+    assert (2, 1, 0, 1) == caller.receipt(seq)
+    apps[0].release()
+    assert_mesh_quiescent(world)
+
+
+def test_an_end_for_what_has_ended_means_nothing() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    server.say(Reply("a", 1, seq, b"again"), Settled("a", 1, [(seq, seq)]), Reply("a", 9, 9, b"to nobody"))
+    world.run(3.0)
+    assert b"" == caller.body(seq)
+
+
+def test_what_is_sent_often_is_hot() -> None:
+    world = fleet("ab", NodeOptions(heat=HeatOptions(hot_at_per_s=5.0)))
+    served(world, "b")
+    caller = App(world, "a", 1)
+    for _ in range(100):
+        caller.cast("orders")
+    world.run(4.0)
+    assert 1 == len(notes(world, "topic_hot", "a"))
+    assert link(world, "b", "a").persistent

@@ -1,0 +1,317 @@
+"""What reached this node is remembered until it is settled or expires, exactly once, and within its limits."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mesh.core.inbox import Caller, Fifo, Handed, Id, Inbox, InboxOptions, Service, Stage
+from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Status
+from tests.core.builders import copied, reply, request
+
+OPTIONS = InboxOptions(queue_records=3, queue_bytes=1024, answers_bytes=10)
+
+
+def handed(seq: int = 1, *, kind: Kind = Kind.CALL, flags: int = 0, expires: float = 100.0) -> Handed:
+    return Handed(request(seq, kind=kind, flags=flags, body=b"body"), expires, 132, target=3)
+
+
+def keep(inbox: Inbox, *seqs: int, expires: float = 100.0) -> tuple[Caller, list[Handed]]:
+    """Remember requests of the session `("a", 7)`."""
+    caller = inbox.caller("a", 7, 0.0)
+    kept = [handed(seq, expires=expires) for seq in seqs]
+    for one in kept:
+        inbox.keep(caller, one)
+    return caller, kept
+
+
+# Queues
+
+
+@given(st.lists(st.none() | st.integers(0, 200), max_size=60))
+def test_a_fifo_gives_back_what_was_put_in_in_its_order(steps: list[int | None]) -> None:
+    """A number puts in that many, None takes half of them out."""
+    queue, model, number = Fifo(), list[Id](), 0
+    for step in steps:
+        for _ in range(step or 0):
+            number += 1
+            queue.push(("a", 7, number))
+            model.append(("a", 7, number))
+        for _ in range(len(model) // 2 if step is None else 0):
+            assert model[0] == queue.peek()
+            assert model.pop(0) == queue.pop()
+    assert model == queue.items[queue.head :]
+    assert queue.head <= max(64, len(model) + 1), "what was taken out does not pile up"
+    assert queue == copied(queue)
+
+
+def test_an_empty_fifo_has_nothing() -> None:
+    queue = Fifo()
+    assert (None, None) == (queue.peek(), queue.pop())
+    queue.push(("a", 7, 1))
+    queue.pop()
+    assert (None, None) == (queue.peek(), queue.pop())
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "expected"),
+    [
+        (Kind.CALL, 0, True),
+        (Kind.CALL, Flag.IDEMPOTENT, False),
+        (Kind.CAST, 0, False),
+        (Kind.CAST, Flag.ONCE, True),
+        (Kind.CAST, Flag.ONCE | Flag.WAIT, True),
+        (Kind.FANOUT, 0, False),
+        (Kind.FANOUT, Flag.ONCE, False),
+    ],
+)
+def test_only_what_must_not_repeat_waits_for_a_worker(kind: Kind, flags: int, expected: bool) -> None:
+    assert expected is handed(kind=kind, flags=flags).is_call
+
+
+def service(calls: int = 0, casts: int = 0, *, workers: int = 2, prefetch: int = 4) -> Service:
+    running = {("a", 7, seq): None for seq in range(calls + casts)}
+    return Service("orders", "srv", workers, prefetch, running=running, running_calls=calls)
+
+
+@pytest.mark.parametrize(
+    ("one", "call", "cast"),
+    [
+        (service(), True, True),
+        (service(calls=1), True, True),
+        (service(calls=2), False, True),
+        (service(casts=4), True, False),
+        (service(calls=2, casts=2), False, False),
+        (service(calls=1, casts=3), True, False),
+        (service(casts=3, workers=8, prefetch=1), True, True),
+    ],
+)
+def test_calls_are_begun_by_workers_and_casts_are_prefetched(one: Service, call: bool, cast: bool) -> None:
+    assert (call, cast) == (one.may_begin(handed()), one.may_begin(handed(kind=Kind.CAST)))
+
+
+@pytest.mark.parametrize(
+    ("queued", "queued_bytes", "expected"),
+    [
+        (0, 0, None),
+        (2, 900, None),
+        (2, 924, None),
+        (2, 925, "queue_bytes"),
+        (3, 0, "queue_records"),
+        (3, 2000, "queue_records"),
+    ],
+)
+def test_a_full_queue_names_its_limit(queued: int, queued_bytes: int, expected: str | None) -> None:
+    one = Service("orders", "srv", 1, 1, queued=queued, queued_bytes=queued_bytes)
+    assert expected == one.full(OPTIONS, 100)
+
+
+def test_one_request_larger_than_the_queue_may_be_alone_in_it() -> None:
+    assert None is Service("orders", "srv", 1, 1).full(OPTIONS, 1_000_000)
+
+
+# Remembering
+
+
+def test_what_is_kept_is_found_by_its_identity() -> None:
+    inbox = Inbox()
+    _, [one] = keep(inbox, 5)
+    assert ("a", 7, 5) == one.id
+    assert one is inbox.find(("a", 7, 5))
+    assert [None, None] == [inbox.find(("a", 7, 6)), inbox.find(("b", 7, 5))]
+
+
+def test_a_calling_session_is_one_however_often_it_is_heard() -> None:
+    inbox = Inbox()
+    caller = inbox.caller("a", 7, 1.0)
+    assert caller is inbox.caller("a", 7, 2.0)
+    assert 2.0 == caller.heard_at
+
+
+def test_what_has_ended_is_kept_with_its_answer_for_a_copy_that_comes() -> None:
+    inbox = Inbox()
+    _, [one] = keep(inbox, 1)
+    inbox.end(one, reply(1, b"yes"), OPTIONS)
+    assert one is inbox.find(one.id)
+    assert (Stage.ENDED, reply(1, b"yes"), 3) == (one.stage, one.answer, inbox.answers_bytes)
+
+
+def test_the_body_of_what_has_ended_is_not_kept() -> None:
+    inbox = Inbox()
+    _, [one] = keep(inbox, 1)
+    original = one.request
+    inbox.end(one, None, OPTIONS)
+    assert b"" == one.request.body
+    assert ("a", 7, 1) == one.id
+    assert b"body" == original.body, "an app's way out may hold it still"
+    bare = Handed(request(2), 100.0, 128)
+    inbox.end(bare, None, OPTIONS)
+    assert request(2) == bare.request
+
+
+def test_a_reply_for_which_there_is_no_room_is_dropped_and_its_id_is_kept() -> None:
+    inbox = Inbox()
+    _, [one, two, three] = keep(inbox, 1, 2, 3)
+    inbox.end(one, reply(1, b"x" * 6), OPTIONS)
+    inbox.end(two, reply(2, b"x" * 5), OPTIONS)
+    inbox.end(three, reply(3, b"x" * 4), OPTIONS)
+    assert [True, False, True] == [other.answer is not None for other in (one, two, three)]
+    assert Stage.ENDED is two.stage
+    assert two is inbox.find(two.id)
+    assert 10 == inbox.answers_bytes
+
+
+@pytest.mark.parametrize(
+    "answer", [None, Failure("a", 7, 1, int(Status.REMOTE_ERROR), "no"), Receipt("a", 7, 1, 3, 3, 0, 0)]
+)
+def test_other_answers_are_kept_beside_the_limit(answer: Failure | Receipt | None) -> None:
+    inbox = Inbox(answers_bytes=10)
+    _, [one] = keep(inbox, 1)
+    inbox.end(one, answer, OPTIONS)
+    assert (answer, 10) == (one.answer, inbox.answers_bytes)
+
+
+@pytest.mark.parametrize("floor", [3, 1 << 62], ids=["a step", "a leap"])
+def test_below_the_floor_what_has_ended_is_forgotten_and_what_runs_when_it_ends(floor: int) -> None:
+    inbox = Inbox()
+    caller, [one, two, *rest] = keep(inbox, 1, 2, 1 << 62, (1 << 62) + 1, (1 << 62) + 2, (1 << 62) + 3)
+    inbox.end(one, reply(1, b"yes"), OPTIONS)
+    inbox.raise_floor(caller, floor)
+    assert None is inbox.find(one.id)
+    assert two is inbox.find(two.id)
+    assert 0 == inbox.answers_bytes
+    inbox.end(two, reply(2, b"yes"), OPTIONS)
+    assert None is inbox.find(two.id)
+    assert 0 == inbox.answers_bytes
+    assert len(rest) == len(caller.handed)
+
+
+def test_a_floor_never_falls() -> None:
+    caller = Caller(floor=5)
+    Inbox().raise_floor(caller, 4)
+    assert 5 == caller.floor
+
+
+def test_what_is_given_back_is_as_though_it_had_never_come() -> None:
+    inbox = Inbox()
+    caller, [one] = keep(inbox, 1)
+    inbox.erase(one)
+    assert None is inbox.find(one.id)
+    assert [] == inbox.expired(1e6)
+    again = handed(1, expires=200.0)
+    inbox.keep(caller, again)
+    assert again is inbox.find(one.id)
+
+
+def test_what_expires_is_told_once_whatever_stage_it_had() -> None:
+    inbox = Inbox()
+    _, [one, two] = keep(inbox, 1, 2, expires=10.0)
+    keep(inbox, 3, expires=20.0)
+    inbox.end(one, reply(1, b"yes"), OPTIONS)
+    assert [] == inbox.expired(9.9)
+    assert [one, two] == inbox.expired(10.25)
+    assert [] == inbox.expired(10.5)
+    assert 0 == inbox.answers_bytes
+    assert [3] == [other.request.seq for caller in inbox.callers.values() for other in caller.handed.values()]
+
+
+def test_a_session_is_forgotten_when_it_is_silent_and_nothing_of_it_is_left() -> None:
+    inbox = Inbox()
+    inbox.caller("quiet", 1, 0.0)
+    inbox.caller("lately", 1, 50.0)
+    keep(inbox, 1)
+    inbox.forget_idle(60.0, 60.0)
+    assert [("lately", 1), ("a", 7)] == list(inbox.callers)
+
+
+class InboxMachine(RuleBasedStateMachine):
+    """An inbox driven as the serving half drives it, beside a model of what must be remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inbox = Inbox()
+        self.now = 0.0
+        self.model: dict[Id, float] = {}
+        self.ended: set[Id] = set()
+        self.floors = dict.fromkeys((1, 2), 0)
+
+    def some(self, data: st.DataObject) -> Handed:
+        found = self.inbox.find(data.draw(st.sampled_from(sorted(set(self.model) - self.ended))))
+        assert found is not None
+        return found
+
+    @rule(session=st.integers(1, 2), seq=st.integers(0, 12), ttl_s=st.floats(0, 20))
+    def arrives(self, session: int, seq: int, ttl_s: float) -> None:
+        caller = self.inbox.caller("a", session, self.now)
+        id = ("a", session, seq)
+        assert (id in self.model) == (seq in caller.handed)
+        if id in self.model or seq < caller.floor:
+            return
+        one = Handed(request(seq, session=session, body=b"body"), self.now + ttl_s, 132)
+        self.inbox.keep(caller, one)
+        self.model[id] = one.expires
+
+    @rule(session=st.integers(1, 2), floor=st.integers(0, 13) | st.just(1 << 62))
+    def floor_rises(self, session: int, floor: int) -> None:
+        if floor == 1 << 62 and self.floors[session] < 13:
+            return
+        self.inbox.raise_floor(self.inbox.caller("a", session, self.now), floor)
+        self.floors[session] = max(self.floors[session], floor)
+        self.settle()
+
+    def settle(self) -> None:
+        """What has ended below its floor is forgotten."""
+        for id in sorted(self.ended):
+            if id[2] < self.floors[id[1]]:
+                self.ended.remove(id)
+                del self.model[id]
+
+    @rule(data=st.data(), size=st.integers(0, 6))
+    @precondition(lambda self: set(self.model) - self.ended)
+    def ends(self, data: st.DataObject, size: int) -> None:
+        one = self.some(data)
+        answer = Reply("a", one.request.session, one.request.seq, b"x" * size) if size else None
+        self.inbox.end(one, answer, OPTIONS)
+        self.ended.add(one.id)
+        self.settle()
+
+    @rule(data=st.data())
+    @precondition(lambda self: set(self.model) - self.ended)
+    def is_given_back(self, data: st.DataObject) -> None:
+        one = self.some(data)
+        self.inbox.erase(one)
+        del self.model[one.id]
+
+    @rule(seconds=st.floats(0, 8))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for one in self.inbox.expired(self.now):
+            assert self.model.pop(one.id) <= self.now
+            self.ended.discard(one.id)
+        assert all(expires > self.now - 0.25 - 1e-9 for expires in self.model.values()), "at most a tick late"
+
+    @rule()
+    def is_copied(self) -> None:
+        self.inbox = copied(self.inbox)
+
+    @invariant()
+    def exactly_what_must_be_is_remembered(self) -> None:
+        found = {one.id: one for caller in self.inbox.callers.values() for one in caller.handed.values()}
+        assert set(self.model) == set(found)
+        assert self.ended == {id for id, one in found.items() if one.stage is Stage.ENDED}
+        assert all(self.inbox.find(id) is one for id, one in found.items())
+
+    @invariant()
+    def answers_are_counted_and_within_their_limit(self) -> None:
+        answers = [one.answer for caller in self.inbox.callers.values() for one in caller.handed.values()]
+        held = sum(len(answer.body) for answer in answers if isinstance(answer, Reply))
+        assert held == self.inbox.answers_bytes <= OPTIONS.answers_bytes
+
+    def teardown(self) -> None:
+        """In the end everything expires and nothing is left."""
+        self.inbox.expired(self.now + 100.0)
+        self.inbox.forget_idle(60.0, self.now + 100.0)
+        assert ({}, 0, None) == (self.inbox.callers, self.inbox.answers_bytes, self.inbox.wheel.deadline())
+
+
+TestInboxMachine = InboxMachine.TestCase

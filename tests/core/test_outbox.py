@@ -1,0 +1,332 @@
+"""An entry is in exactly one place until it ends, once; what the outbox counts is what it holds."""
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mesh.core.outbox import Entry, Key, Outbox, Place, TargetKey
+from mesh.core.records import Flag, Kind
+from mesh.types import TopicKey
+from tests.core.builders import ORDERS, STOCK, copied, request
+
+B1: TargetKey = ("b", 1)
+B2: TargetKey = ("b", 2)
+C1: TargetKey = ("c", 1)
+
+
+def entry(seq: int = 1, *, session: int = 7, topic: TopicKey = ORDERS, deadline: float = 10.0) -> Entry:
+    return Entry(request(seq, session=session, topic=topic.topic), topic, deadline, 128)
+
+
+def admitted(outbox: Outbox, seq: int = 1) -> Entry:
+    one = entry(seq)
+    outbox.admit(one)
+    return one
+
+
+def placed(outbox: Outbox, seq: int = 1, target: TargetKey = B1, place: Place = Place.PLACED) -> Entry:
+    """An entry that was aimed, and sent or queued."""
+    one = admitted(outbox, seq)
+    outbox.aim(one, target)
+    one.place = place
+    if place is Place.QUEUED:
+        outbox.queue(target[0], one.key)
+    return one
+
+
+def is_empty(outbox: Outbox) -> bool:
+    """Whether nothing is left of any entry, not even an empty table."""
+    tables = (outbox.entries, outbox.by_target, outbox.waiting, outbox.queues, outbox.asked, outbox.questions)
+    return not any(tables) and outbox.queued == 0 and outbox.wheel.deadline() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "repeatable"),
+    [
+        (Kind.CALL, 0, False),
+        (Kind.CALL, Flag.ONCE, False),
+        (Kind.CALL, Flag.IDEMPOTENT, True),
+        (Kind.CAST, 0, True),
+        (Kind.CAST, Flag.ONCE, False),
+        (Kind.CAST, Flag.ONCE | Flag.IDEMPOTENT, False),
+    ],
+)
+def test_only_an_idempotent_call_or_a_plain_cast_may_run_twice(kind: Kind, flags: int, repeatable: bool) -> None:
+    assert repeatable is Entry(request(kind=kind, flags=flags), ORDERS, 10.0, 128).repeatable
+
+
+def test_an_entry_is_known_by_session_and_seq_and_due_at_its_deadline() -> None:
+    outbox = Outbox()
+    one = entry(5, session=9)
+    outbox.admit(one)
+    assert {(9, 5): one} == outbox.entries
+    assert [(9, 5)] == outbox.wheel.due(10.1)
+
+
+def test_those_who_wait_for_a_topic_come_out_in_their_order() -> None:
+    outbox = Outbox()
+    for seq in (3, 1, 2):
+        outbox.wait(admitted(outbox, seq))
+    other = entry(4, topic=STOCK)
+    outbox.admit(other)
+    outbox.wait(other)
+    assert 4 == outbox.queued
+    assert [3, 1, 2] == [one.request.seq for one in outbox.unwait(ORDERS)]
+    assert [] == outbox.unwait(ORDERS)
+    assert (1, [STOCK]) == (outbox.queued, list(outbox.waiting))
+
+
+def test_what_is_queued_for_a_node_leaves_once() -> None:
+    outbox = Outbox()
+    one = placed(outbox, 1, B1, Place.QUEUED)
+    two = placed(outbox, 2, B2, Place.QUEUED)
+    assert [one.key, two.key] == list(outbox.queues["b"])
+    outbox.unqueue("b", one.key)
+    outbox.unqueue("b", one.key)
+    outbox.unqueue("c", two.key)
+    assert 1 == outbox.queued
+    outbox.unqueue("b", two.key)
+    assert ({}, 0) == (outbox.queues, outbox.queued)
+
+
+def test_what_is_outstanding_is_counted_by_target_and_found_by_node() -> None:
+    outbox = Outbox()
+    one, two, three = placed(outbox, 1, B1), placed(outbox, 2, B1, Place.QUEUED), placed(outbox, 3, B2)
+    placed(outbox, 4, C1)
+    assert [2, 1, 1, 0] == [outbox.outstanding(target) for target in (B1, B2, C1, ("d", 1))]
+    assert [one, two, three] == outbox.at_node("b")
+    assert [] == outbox.at_node("d")
+
+
+@pytest.mark.parametrize("place", Place)
+def test_from_every_place_an_entry_ends_and_leaves_nothing_behind(place: Place) -> None:
+    outbox = Outbox()
+    if place is Place.WAITING:
+        one = admitted(outbox)
+        outbox.wait(one)
+    else:
+        one = placed(outbox, place=Place.QUEUED if place is Place.QUEUED else Place.PLACED)
+    if place is Place.ASKED:
+        outbox.ask_about(one, 1.0)
+        outbox.question(B1)
+    ended = outbox.end(one.key)
+    assert ended is one
+    assert place is one.place, "where it was says what is to be given back"
+    assert is_empty(outbox)
+    assert None is outbox.end(one.key)
+
+
+@pytest.mark.parametrize("place", [Place.QUEUED, Place.PLACED, Place.ASKED])
+def test_an_entry_that_is_taken_back_may_be_placed_elsewhere(place: Place) -> None:
+    outbox = Outbox()
+    one = placed(outbox, place=Place.QUEUED if place is Place.QUEUED else Place.PLACED)
+    beside = placed(outbox, 2)
+    if place is Place.ASKED:
+        outbox.ask_about(one, 1.0)
+    outbox.unplace(one)
+    assert (Place.WAITING, 1, 0, {}) == (one.place, outbox.outstanding(B1), outbox.queued, outbox.asked)
+    outbox.aim(one, C1)
+    one.place = Place.PLACED
+    assert [one] == outbox.at_node("c")
+    assert [beside] == outbox.at_node("b")
+
+
+def test_an_entry_between_two_places_can_be_taken_back_again() -> None:
+    outbox = Outbox()
+    one, two = admitted(outbox, 1), admitted(outbox, 2)
+    outbox.unplace(one)
+    outbox.wait(two)
+    outbox.unplace(one)
+    assert 1 == outbox.queued, "another that waits for the topic stays"
+    outbox.wait(one)
+    outbox.unplace(two)
+    assert [one] == outbox.unwait(ORDERS)
+
+
+def test_an_answer_to_the_question_ends_the_asking() -> None:
+    outbox = Outbox()
+    one = placed(outbox)
+    outbox.ask_about(one, 1.0)
+    assert Place.ASKED is one.place
+    outbox.known(one)
+    assert (Place.PLACED, {}) == (one.place, outbox.asked)
+
+
+def test_those_asked_about_for_too_long_are_overdue() -> None:
+    outbox = Outbox()
+    one, two = placed(outbox, 1), placed(outbox, 2)
+    outbox.ask_about(one, 1.0)
+    outbox.ask_about(two, 3.0)
+    assert [] == outbox.overdue(5.0, 5.9)
+    assert [one] == outbox.overdue(5.0, 6.0)
+    assert [one, two] == outbox.overdue(5.0, 8.0)
+
+
+def test_only_the_latest_question_about_a_target_counts_and_goes_with_its_last_entry() -> None:
+    outbox = Outbox()
+    one, two = placed(outbox, 1), placed(outbox, 2)
+    first, other, second = outbox.question(B1), outbox.question(C1), outbox.question(B1)
+    assert first < other < second
+    assert {B1: second, C1: other} == outbox.questions
+    outbox.end(one.key)
+    assert second == outbox.questions[B1]
+    outbox.end(two.key)
+    assert {C1: other} == outbox.questions
+    assert outbox.question(B1) > second, "a number never comes again"
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """An outbox driven as the calling half drives it, with fan-outs' parts in the queues beside the entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox = Outbox()
+        self.now = 0.0
+        self.seq = 0
+        self.fans: set[tuple[str, Key]] = set()
+        self.ended: set[Key] = set()
+
+    def some(self, data: st.DataObject, *places: Place) -> Entry | None:
+        found = [one for one in self.outbox.entries.values() if one.place in places]
+        return data.draw(st.sampled_from(found)) if found else None
+
+    @rule(data=st.data(), topic=st.sampled_from([ORDERS, STOCK]), ttl_s=st.floats(0, 20))
+    def admit(self, data: st.DataObject, topic: TopicKey, ttl_s: float) -> None:
+        self.seq += 1
+        one = entry(self.seq, session=data.draw(st.integers(1, 2)), topic=topic, deadline=self.now + ttl_s)
+        self.outbox.admit(one)
+        self.place(data, one)
+
+    def place(self, data: st.DataObject, one: Entry) -> None:
+        """Nobody is ready, or an instance is chosen whose link takes it now or not."""
+        place = data.draw(st.sampled_from([Place.WAITING, Place.QUEUED, Place.PLACED]))
+        if place is Place.WAITING:
+            self.outbox.wait(one)
+            return
+        self.outbox.aim(one, data.draw(st.sampled_from([B1, B2, C1])))
+        one.place = place
+        if place is Place.QUEUED:
+            self.outbox.queue(one.target[0], one.key)
+
+    @rule(data=st.data(), topic=st.sampled_from([ORDERS, STOCK]))
+    def somebody_comes(self, data: st.DataObject, topic: TopicKey) -> None:
+        for one in self.outbox.unwait(topic):
+            if data.draw(st.booleans()):
+                self.place(data, one)
+            else:
+                self.end(one)
+
+    @rule(data=st.data(), node=st.sampled_from("bc"))
+    def link_takes_one(self, data: st.DataObject, node: str) -> None:
+        queue = self.outbox.queues.get(node)
+        if queue is not None:
+            key = next(iter(queue))
+            self.outbox.unqueue(node, key)
+            if (node, key) in self.fans:
+                self.fans.remove((node, key))
+            else:
+                self.outbox.entries[key].place = Place.PLACED
+
+    @rule(node=st.sampled_from("bc"))
+    def fan_out(self, node: str) -> None:
+        self.seq += 1
+        self.outbox.queue(node, (9, self.seq))
+        self.fans.add((node, (9, self.seq)))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.fans)
+    def fan_out_ends(self, data: st.DataObject) -> None:
+        node, key = data.draw(st.sampled_from(sorted(self.fans)))
+        self.outbox.unqueue(node, key)
+        self.fans.remove((node, key))
+
+    @rule(node=st.sampled_from("bc"), data=st.data())
+    def link_is_lost(self, node: str, data: st.DataObject) -> None:
+        for one in self.outbox.at_node(node):
+            assert node == one.target[0]
+            if one.place is Place.PLACED and data.draw(st.booleans()):
+                self.outbox.ask_about(one, self.now)
+            elif one.place is not Place.ASKED:
+                self.outbox.unplace(one)
+                self.place(data, one)
+
+    @rule(data=st.data())
+    def is_asked_and_answered(self, data: st.DataObject) -> None:
+        one = self.some(data, Place.ASKED)
+        if one is None:
+            return
+        number = self.outbox.question(one.target)
+        assert number == self.outbox.questions[one.target] == max(self.outbox.questions.values())
+        if data.draw(st.booleans()):
+            self.outbox.known(one)
+        else:
+            self.outbox.unplace(one)
+            self.place(data, one)
+
+    @rule(data=st.data())
+    def ends(self, data: st.DataObject) -> None:
+        one = self.some(data, *Place)
+        if one is not None:
+            self.end(one)
+
+    def end(self, one: Entry) -> None:
+        assert one is self.outbox.end(one.key)
+        assert None is self.outbox.end(one.key)
+        self.ended.add(one.key)
+
+    @rule(seconds=st.floats(0, 8))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for key in self.outbox.wheel.due(self.now):
+            assert key not in self.ended, "what ended is never due"
+            self.end(self.outbox.entries[key])
+        for one in self.outbox.overdue(5.0, self.now):
+            self.end(one)
+
+    @rule()
+    def is_copied(self) -> None:
+        self.outbox = copied(self.outbox)
+
+    @invariant()
+    def every_entry_is_where_it_says_and_nowhere_else(self) -> None:
+        outbox = self.outbox
+        for key, one in outbox.entries.items():
+            aimed = one.place is not Place.WAITING
+            assert key == one.key
+            assert (key in outbox.waiting.get(one.topic, {})) == (one.place is Place.WAITING)
+            assert (key in outbox.queues.get(one.target[0], {})) == (one.place is Place.QUEUED)
+            assert (key in outbox.asked) == (one.place is Place.ASKED)
+            assert [one.target] * aimed == [target for target, keys in outbox.by_target.items() if key in keys]
+
+    @invariant()
+    def tables_hold_nothing_else(self) -> None:
+        outbox = self.outbox
+        held = [key for table in (outbox.by_target, outbox.waiting) for keys in table.values() for key in keys]
+        assert not self.ended & {*held, *outbox.asked}
+        assert len(held) == len(outbox.entries)
+        queued = {(node, key) for node, keys in outbox.queues.items() for key in keys}
+        entries = {(one.target[0], one.key) for one in outbox.entries.values() if one.place is Place.QUEUED}
+        assert self.fans | entries == queued
+
+    @invariant()
+    def no_table_is_left_empty(self) -> None:
+        outbox = self.outbox
+        for keys in (*outbox.by_target.values(), *outbox.waiting.values(), *outbox.queues.values()):
+            assert keys
+        assert set(outbox.questions) <= set(outbox.by_target)
+
+    @invariant()
+    def what_waits_is_counted(self) -> None:
+        outbox = self.outbox
+        held = sum(map(len, outbox.waiting.values())) + sum(map(len, outbox.queues.values()))
+        assert held == outbox.queued
+
+    def teardown(self) -> None:
+        for one in list(self.outbox.entries.values()):
+            self.end(one)
+        for node, key in self.fans:
+            self.outbox.unqueue(node, key)
+        assert is_empty(self.outbox)
+
+
+TestOutboxMachine = OutboxMachine.TestCase
