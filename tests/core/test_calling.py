@@ -12,6 +12,7 @@ from mesh.core.pool import PoolOptions
 from mesh.core.records import Accepted, Cancel, Flag, Reach, Receipt, Reply, Request, Settled, Status, Targets
 from mesh.core.router import RouterOptions
 from mesh.sim.world import NetworkOptions, World
+from mesh.types import TopicKey
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options
 
 
@@ -461,20 +462,9 @@ def test_what_may_have_run_is_never_said_to_be_unroutable() -> None:
     assert Status.INDETERMINATE == caller.status(seq)
 
 
-def test_a_topic_that_is_given_up_and_forgotten_at_once_ends_nothing() -> None:
-    grace = DirectoryOptions(absent_grace_s=5.0, watch_idle_s=5.0)
-    network = NetworkOptions(catalogue_ttl_s=0.5)
-    world = fleet("ab", NodeOptions(directory=grace), network=network)
-    served(world, "b")
-    caller = App(world, "a", 1)
-    caller.call("orders")
-    world.run(2.0)
-    world.kill("b")
-    world.run(2.5)
-    seq = caller.call("orders", timeout_s=1.0)
-    world.run(9.0)
-    assert Status.EXPIRED == caller.status(seq)
-    assert {} == world.agents["a"].node.state.directory.views
+def test_news_of_a_topic_that_was_forgotten_in_the_same_turn_means_nothing() -> None:
+    world = fleet("a")
+    assert [] == world.agents["a"].node.calling.topic_changed(TopicKey("", "orders"), 2.0)
 
 
 # Replays

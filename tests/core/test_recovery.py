@@ -1,0 +1,666 @@
+"""The caller's agent when something is lost: what is placed again, what is asked about, what is given up."""
+
+from mesh.core.context import NodeOptions
+from mesh.core.directory import DirectoryOptions
+from mesh.core.inbox import InboxOptions
+from mesh.core.link import LinkOptions
+from mesh.core.outbox import OutboxOptions
+from mesh.core.pool import PoolOptions
+from mesh.core.records import Answer, Ask, Cancel, Flag, GiveBack, Kind, Receipt, Reply, Serve, Status, Verdict
+from mesh.core.recovery import IDS_MAX
+from mesh.sim.world import NetworkOptions, World
+from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, link, notes, options
+
+
+def servers(world: World, *nodes: str, workers: int = 4) -> list[App]:
+    """One app on each of these nodes that serves orders and ends nothing, and time for everybody to hear of it."""
+    apps = [App(world, node, 10 + number, hold) for number, node in enumerate(nodes)]
+    for app in apps:
+        app.serve("orders", workers=workers)
+    world.run(world.now + 0.5)
+    return apps
+
+
+# The link is lost
+
+
+def test_a_call_that_runs_when_its_link_is_lost_is_asked_about_and_its_reply_is_taken() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"one")
+    world.run(2.0)
+    world.cut("a", "b")
+    world.run(3.0)
+    assert [] == caller.ends(seq)
+    assert 2 == len(notes(world, "link_opened", "a"))
+    server.release()
+    world.run(4.0)
+    assert b"one" == caller.body(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_a_call_that_ended_while_its_link_was_lost_is_answered_when_it_is_asked_about() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"one")
+    world.run(2.0)
+    world.silence("a", "b")
+    server.release()
+    world.run(3.0)
+    world.heal("a", "b")
+    world.run(4.0)
+    assert b"one" == caller.body(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_a_call_that_never_arrived_is_placed_again_and_runs_once() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    server.handle = echo
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    world.silence("a", "b")
+    seq = caller.call("orders", b"two")
+    world.run(2.1)
+    world.heal("a", "b")
+    world.run(3.0)
+    assert b"two" == caller.body(seq)
+    assert [b"", b"two"] == server.bodies
+    assert_mesh_quiescent(world)
+
+
+def test_a_loss_that_only_one_end_noticed_replaces_the_link_once() -> None:
+    for one in "ab":
+        world = fleet("ab")
+        (server,) = servers(world, "b")
+        caller = App(world, "a", 1)
+        seq = caller.call("orders", b"one")
+        world.run(2.0)
+        world.cut("a", "b", only=one)
+        back = App(world, "b", 2)
+        App(world, "a", 20).serve("other")
+        world.run(2.2)
+        asked = back.call("other")
+        world.run(3.0)
+        server.release()
+        world.run(4.0)
+        assert b"one" == caller.body(seq)
+        assert b"" == back.body(asked)
+        assert 4 == len(notes(world, "link_opened"))
+        assert_mesh_quiescent(world)
+
+
+def test_what_may_run_twice_is_placed_elsewhere_when_its_link_is_lost() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", flags=Flag.IDEMPOTENT), caller.cast("orders")]
+    world.run(2.0)
+    for app in apps:
+        app.handle = echo
+    world.silence("a", "b")
+    world.silence("a", "c")
+    world.heal("a", "b")
+    world.heal("a", "c")
+    world.run(4.0)
+    assert [Reply, type(None)] == [type(caller.end(seq)) for seq in seqs]
+    for app in apps:
+        app.release()
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_is_sent_again_to_a_node_whose_link_was_lost() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders", b"one")
+    world.run(2.0)
+    world.silence("a", "b")
+    apps[0].release()
+    world.run(2.5)
+    world.heal("a", "b")
+    world.run(3.0)
+    assert [] == caller.ends(seq)
+    apps[1].release()
+    world.run(4.0)
+    assert (2, 2, 0, 0) == caller.receipt(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_that_a_node_has_answered_is_not_sent_there_again() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    apps[0].handle = echo
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    world.cut("a", "b")
+    world.run(3.0)
+    assert {} == world.agents["a"].node.state.outbox.queues
+    apps[1].release()
+    world.run(4.0)
+    assert (2, 2, 0, 0) == caller.receipt(seq)
+
+
+def test_what_waited_for_a_link_that_is_lost_goes_on_with_the_next() -> None:
+    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
+    (server,) = servers(world, "b", workers=8)
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders") for _ in range(40)]
+    world.run(2.0)
+    assert 16 == world.agents["a"].node.state.outbox.queued
+    world.cut("a", "b")
+    world.run(3.0)
+    server.release()
+    world.run(4.0)
+    assert 40 == sum(isinstance(caller.end(seq), Reply) for seq in seqs)
+    assert_mesh_quiescent(world)
+
+
+def test_many_lost_calls_are_asked_about_in_more_than_one_question() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(outstanding_records=9000)))
+    (server,) = servers(world, "b", workers=9000)
+    caller = App(world, "a", 1)
+    count = IDS_MAX + 5
+    seqs = [caller.send(Kind.CALL, "orders", timeout_s=30.0) for _ in range(count)]
+    world.run(2.0)
+    assert count == len(server.asked)
+    world.cut("a", "b")
+    world.run(3.0)
+    assert {} == world.agents["a"].node.state.outbox.asked
+    server.release()
+    world.run(8.0)
+    assert count == sum(isinstance(caller.ends(seq)[0], Reply) for seq in (seqs[0], seqs[-1])) + count - 2
+    assert_mesh_quiescent(world)
+
+
+# An agent is killed
+
+
+def test_a_call_at_an_agent_that_was_killed_is_answered_by_the_app_that_resumed() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"one")
+    world.run(2.0)
+    world.kill("b")
+    world.run(2.3)
+    world.start("b", NodeOptions())
+    world.run(3.0)
+    asks_at_once = len(server.of(Ask))
+    server.come_back()
+    server.say(Serve("orders", "b-10"))
+    world.run(3.5)
+    asks = server.of(Ask)
+    assert (0, 1) == (asks_at_once, len(asks))
+    assert [(1, seq)] == asks[0].ids
+    server.say(Answer("a", asks[0].incarnation, asks[0].number, 0, asks[0].ids, [int(Verdict.RUNNING)]))
+    world.run(9.0)
+    assert [] == caller.ends(seq)
+    server.release()
+    world.run(10.0)
+    assert b"one" == caller.body(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_an_app_that_never_got_the_call_says_so_and_it_is_placed_again() -> None:
+    world = fleet("abc")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"one")
+    world.run(2.0)
+    world.kill("b")
+    world.run(2.3)
+    world.start("b", NodeOptions())
+    server.come_back()
+    server.serve("orders")
+    world.run(3.0)
+    (ask,) = server.of(Ask)
+    server.handle = echo
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [int(Verdict.NEVER)]))
+    world.run(4.0)
+    assert b"one" == caller.body(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_an_app_that_knows_nothing_any_more_loses_the_call() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    world.kill("b")
+    world.run(2.3)
+    world.start("b", NodeOptions())
+    server.come_back()
+    world.run(3.0)
+    (ask,) = server.of(Ask)
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [int(Verdict.LOST)]))
+    world.run(4.0)
+    assert (Status.INDETERMINATE, "b was lost after it had been sent there") == (
+        caller.status(seq),
+        caller.failure(seq).text,
+    )
+
+
+def test_nobody_resumes_within_the_grace_and_the_call_is_indeterminate() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=2.0)))
+    servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=60.0)
+    world.run(2.0)
+    world.kill("b")
+    world.run(3.9)
+    assert [] == caller.ends(seq)
+    world.run(4.5)
+    assert Status.INDETERMINATE == caller.status(seq)
+
+
+def test_the_grace_begins_again_when_the_agent_is_back() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=2.0)))
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"one", timeout_s=60.0)
+    world.run(2.0)
+    world.kill("b")
+    world.run(3.0)
+    world.start("b", NodeOptions())
+    world.run(4.5)
+    server.come_back()
+    world.run(4.8)
+    (ask,) = server.of(Ask)
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [int(Verdict.RUNNING)]))
+    server.release()
+    world.run(6.0)
+    assert b"one" == caller.body(seq)
+
+
+def test_only_the_latest_question_counts() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    world.kill("b")
+    world.run(2.3)
+    world.start("b", NodeOptions())
+    server.come_back()
+    world.run(3.0)
+    (first,) = server.of(Ask)
+    world.cut("a", "b")
+    world.run(3.2)
+    second = server.of(Ask)[1]
+    server.say(Answer("a", first.incarnation, first.number, 0, first.ids, [int(Verdict.NEVER)]))
+    server.say(Answer("a", first.incarnation - 1, second.number, 0, second.ids, [int(Verdict.NEVER)]))
+    server.say(Answer("a", second.incarnation, second.number, 0, [(1, 99)], [int(Verdict.NEVER)]))
+    world.run(3.4)
+    assert 1 == len(server.asked)
+    assert 1 == len(world.agents["a"].node.state.outbox.asked)
+    server.say(Answer("a", second.incarnation, second.number, 0, second.ids, [int(Verdict.RUNNING)]))
+    server.release()
+    world.run(4.0)
+    assert b"" == caller.body(seq)
+
+
+def test_calls_sent_to_two_incarnations_of_one_agent_are_both_asked_about() -> None:
+    # One runs since before the kill, one since after it; then the link is lost: one question, two incarnations in it.
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    before = caller.call("orders", b"before", timeout_s=60.0)
+    world.run(2.0)
+    world.kill("b")
+    world.run(2.3)
+    world.start("b", NodeOptions())
+    server.come_back()
+    server.serve("orders")
+    world.run(3.0)
+    (ask,) = server.of(Ask)
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [int(Verdict.RUNNING)]))
+    after = caller.call("orders", b"after", timeout_s=60.0)
+    world.run(4.0)
+    world.cut("a", "b")
+    world.run(4.5)
+    ask = server.of(Ask)[1]
+    assert [(1, before)] == ask.ids
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [int(Verdict.RUNNING)]))
+    world.run(12.0)
+    assert [[], []] == [caller.ends(before), caller.ends(after)]
+    server.release()
+    world.run(13.0)
+    assert [b"before", b"after"] == [caller.body(before), caller.body(after)]
+
+
+# It comes back
+
+
+def test_what_one_instance_gives_back_another_gets() -> None:
+    world = fleet("abc", NodeOptions(inbox=InboxOptions(queue_records=1)))
+    apps = servers(world, "b", "c", workers=1)
+    apps[1].handle = echo
+    caller = App(world, "a", 1)
+    seqs = []
+    for _ in range(12):
+        seqs.append(caller.call("orders"))
+        world.run(world.now + 0.2)
+    assert 10 == sum(bool(caller.ends(seq)) for seq in seqs)
+    assert 10 == len(apps[1].asked)
+    apps[0].release()
+    assert_mesh_quiescent(world)
+
+
+def test_an_instance_that_leaves_gives_its_queue_back() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c", workers=1)
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders") for _ in range(6)]
+    world.run(2.0)
+    apps[0].close(dead=True)
+    world.run(2.1)
+    apps[1].release()
+    world.run(4.0)
+    statuses = [caller.end(seq) for seq in seqs]
+    assert 5 == sum(isinstance(end, Reply) for end in statuses)
+    assert [Status.INDETERMINATE] == [caller.status(seq) for seq in seqs if not isinstance(caller.end(seq), Reply)]
+    assert_mesh_quiescent(world)
+
+
+def test_work_whose_apps_die_of_it_is_placed_so_often_and_not_more() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(attempts_max=3)))
+    caller = App(world, "a", 1)
+    cast = caller.cast("orders", timeout_s=100.0, flags=Flag.WAIT)
+    for number in range(3):
+        app = App(world, "b", 20 + number, hold)
+        app.serve("orders")
+        world.run(world.now + 3.0)
+        assert 1 == len(app.asked)
+        app.close(dead=True)
+        world.run(world.now + 1.0)
+    assert (Status.INDETERMINATE, "attempts_max") == (caller.status(cast), caller.failure(cast).limit)
+    assert_mesh_quiescent(world)
+
+
+def test_work_that_was_only_handed_ahead_to_apps_that_die_is_not_charged_for_it() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(attempts_max=1)))
+    caller = App(world, "a", 1)
+    casts = [caller.cast("orders", timeout_s=100.0, flags=Flag.WAIT) for _ in range(4)]
+    app = App(world, "b", 20, hold)
+    app.serve("orders", workers=1)
+    world.run(3.0)
+    assert 4 == len(app.asked)
+    app.close(dead=True)
+    world.run(4.0)
+    other = App(world, "b", 21)
+    other.serve("orders")
+    world.run(6.0)
+    assert [Status.INDETERMINATE, None, None, None] == [
+        caller.status(casts[0]),
+        *(caller.end(seq) for seq in casts[1:]),
+    ]
+    assert_mesh_quiescent(world, 120.0)
+
+
+def test_a_node_where_nobody_serves_any_more_counts_as_failed_in_a_fan_out() -> None:
+    world = fleet("abc", network=NetworkOptions(catalogue_delay_s=(0.5, 0.5)))
+    apps = servers(world, "b", "c")
+    apps[0].handle = echo
+    caller = App(world, "a", 1)
+    world.run(3.0)
+    caller.fanout("orders")
+    world.run(4.0)
+    apps[1].close(dead=True)
+    world.run(4.2)
+    seq = caller.fanout("orders")
+    world.run(5.0)
+    assert (2, 1, 1, 0) == caller.receipt(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_a_give_back_of_another_dispatch_or_from_elsewhere_means_nothing() -> None:
+    world = fleet("abc")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    recovery = world.agents["a"].node.recovery
+    for node, dispatch, number in (("b", 2, seq), ("c", 1, seq), ("b", 1, 99)):
+        record = GiveBack("a", 1, number, dispatch, int(Status.UNROUTABLE), "")
+        assert [] == recovery.give_back(node, record, 2.0)
+    server.release()
+    world.run(3.0)
+    assert b"" == caller.body(seq)
+
+
+def test_what_is_rejected_there_is_rejected() -> None:
+    world = World(1)
+    world.start("a", options(link=LinkOptions(body_bytes_max=1 << 20)))
+    world.start("b", options(link=LinkOptions(body_bytes_max=300_000)))
+    servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"x" * 400_000)
+    world.run(3.0)
+    assert (Status.REJECTED, "body_bytes_max") == (caller.status(seq), caller.failure(seq).limit)
+    assert "a body of 400000 bytes is over body_bytes_max = 300000" == caller.failure(seq).text
+    assert_mesh_quiescent(world)
+
+
+def test_a_topic_that_was_dropped_meanwhile_is_looked_up_again() -> None:
+    world = fleet("abc", NodeOptions(directory=DirectoryOptions(watch_idle_s=2.0)))
+    apps = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.cast("orders", timeout_s=60.0)
+    world.run(6.0)
+    assert {} == world.agents["a"].node.state.directory.views
+    other = App(world, "c", 30)
+    other.serve("orders")
+    world.run(7.0)
+    apps[0].close(dead=True)
+    world.run(10.0)
+    assert None is caller.end(seq)
+    assert_mesh_quiescent(world, 70.0)
+
+
+def test_what_waits_keeps_its_topic_watched() -> None:
+    world = fleet("ab", NodeOptions(directory=DirectoryOptions(watch_idle_s=2.0)))
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=60.0, flags=Flag.WAIT)
+    world.run(10.0)
+    app = App(world, "b", 30)
+    app.serve("orders")
+    world.run(11.0)
+    assert b"" == caller.body(seq)
+
+
+# No link is to be had
+
+
+def test_a_dial_that_fails_sends_the_work_elsewhere() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    for app in apps:
+        app.handle = echo
+    caller = App(world, "a", 1)
+    caller.call("nobody")
+    world.run(2.0)
+    world.kill("b")
+    seqs = [caller.call("orders") for _ in range(4)]
+    world.run(4.0)
+    assert [b""] * 4 == [caller.body(seq) for seq in seqs]
+    assert 4 == len(apps[1].asked)
+
+
+def test_a_fan_out_keeps_trying_a_node_that_cannot_be_reached_until_its_time_is_over() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    caller = App(world, "a", 1)
+    caller.fanout("orders")
+    world.run(2.0)
+    for app in apps:
+        app.release()
+    world.kill("b")
+    world.run(2.5)
+    early, late = caller.fanout("orders", timeout_s=2.0), caller.fanout("orders", timeout_s=60.0)
+    world.run(5.0)
+    assert (2, 1, 0, 1) == caller.receipt(early)
+    world.start("b", NodeOptions())
+    apps[0].come_back()
+    apps[0].serve("orders")
+    world.run(12.0)
+    assert (2, 2, 0, 0) == caller.receipt(late)
+    assert_mesh_quiescent(world, 70.0)
+
+
+def test_a_suspect_that_is_well_again_is_found_out_and_gets_its_share() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    for app in apps:
+        app.handle = echo
+    caller = App(world, "a", 1)
+    for _ in range(2):
+        caller.cast("orders")
+    world.run(2.0)
+    world.cut("a", "b")
+    world.run(2.1)
+    for _ in range(2):
+        caller.cast("orders")
+    world.run(5.0)
+    for app in apps:
+        app.asked.clear()
+    for _ in range(4):
+        caller.cast("orders")
+    world.run(6.0)
+    assert [2, 2] == [len(app.asked) for app in apps]
+
+
+def test_a_suspect_is_not_looked_after_when_nobody_lists_it_or_there_is_no_room() -> None:
+    world = fleet("abc", options(pool=PoolOptions(links_max=2)), network=NetworkOptions(catalogue_ttl_s=1.0))
+    apps = servers(world, "b", "c")
+    for app in apps:
+        app.handle = echo
+    caller = App(world, "a", 1)
+    caller.fanout("orders")
+    world.run(2.0)
+    world.kill("b")
+    world.run(10.0)
+    failed = len(notes(world, "dial_failed", "a"))
+    assert failed > 0
+    world.run(60.0)
+    assert failed == len(notes(world, "dial_failed", "a"))
+    node = world.agents["a"].node
+    assert [] == node.recovery.probe(60.0)
+    node.state.pool.taken, taken = 2, node.state.pool.taken
+    node.state.peers.peer("c").condition = node.state.peers.peer("b").condition
+    node.state.peers.peer("c").link, conn = None, node.state.peers.peer("c").link
+    assert [] == node.recovery.probe(60.0)
+    node.state.peers.peer("c").link, node.state.pool.taken = conn, taken
+
+
+# Time is up
+
+
+def test_a_call_that_is_not_answered_in_time_is_indeterminate_and_its_handler_is_told() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=1.0)
+    world.run(4.0)
+    assert (Status.INDETERMINATE, "no answer from b within its time") == (caller.status(seq), caller.failure(seq).text)
+    assert [seq] == [cancel.seq for cancel in server.of(Cancel)]
+    server.release()
+    assert_mesh_quiescent(world)
+    assert 1 == len(caller.ends(seq))
+
+
+def test_a_call_that_waited_in_a_queue_there_is_not_run_after_its_time() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b", workers=1)
+    caller = App(world, "a", 1)
+    caller.call("orders", timeout_s=20.0)
+    late = caller.call("orders", timeout_s=1.0)
+    world.run(4.0)
+    assert Status.INDETERMINATE == caller.status(late)
+    server.release()
+    world.run(5.0)
+    assert [] == server.asked
+    assert_mesh_quiescent(world)
+
+
+def test_what_no_link_could_be_had_for_has_certainly_not_run() -> None:
+    world = fleet("ab")
+    servers(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("nobody")
+    world.run(2.0)
+    world.silence("a", "b")
+    seq = caller.call("orders", timeout_s=1.0)
+    world.run(4.0)
+    assert (Status.EXPIRED, "no link to b within its time") == (caller.status(seq), caller.failure(seq).text)
+
+
+def test_what_may_have_run_and_waits_for_another_place_in_vain_is_indeterminate() -> None:
+    world = fleet("ab")
+    servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=4.0, flags=Flag.IDEMPOTENT)
+    world.run(2.0)
+    world.kill("b")
+    world.run(6.5)
+    assert (Status.INDETERMINATE, "sent, lost, and not placed again within its time") == (
+        caller.status(seq),
+        caller.failure(seq).text,
+    )
+
+
+def test_what_nobody_came_for_has_certainly_not_run() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=1.0, flags=Flag.WAIT)
+    world.run(3.0)
+    assert (Status.EXPIRED, "nobody was ready for 'orders' within its time") == (
+        caller.status(seq),
+        caller.failure(seq).text,
+    )
+
+
+def test_a_window_that_stays_full_is_named() -> None:
+    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
+    servers(world, "b", workers=1)
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", timeout_s=2.0) for _ in range(30)]
+    world.run(4.5)
+    assert (Status.OVERLOADED, "credit_records") == (caller.status(seqs[-1]), caller.failure(seqs[-1]).limit)
+    assert "the window of the link to b stayed full within its time" == caller.failure(seqs[-1]).text
+
+
+def test_a_budget_that_stays_spent_is_named() -> None:
+    world = fleet("abcd", options(pool=PoolOptions(links_max=2)))
+    servers(world, "b", "c", "d")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", timeout_s=2.0) for _ in range(3)]
+    world.run(4.5)
+    failures = sorted((caller.failure(seq).status, caller.failure(seq).limit) for seq in seqs)
+    assert [(3, "links_max"), (5, ""), (5, "")] == failures
+
+
+# The app is gone
+
+
+def test_the_calls_of_an_app_that_is_gone_are_given_up_its_casts_go_on() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller, other = App(world, "a", 1), App(world, "a", 2)
+    call, cast, kept = caller.call("orders"), caller.cast("orders"), other.call("orders")
+    caller.fanout("orders")
+    world.run(2.0)
+    caller.close(dead=True)
+    world.run(3.0)
+    assert [("a", 1, call)] == [(c.node, c.session, c.seq) for c in server.of(Cancel)]
+    assert [(1, cast), (2, kept)] == sorted(world.agents["a"].node.state.outbox.entries)
+    assert 1 == len(world.agents["a"].node.state.fans)
+    server.release()
+    assert_mesh_quiescent(world)
+    assert [] == caller.of(Receipt)
+    assert 0 == link(world, "a", "b").chunker.in_flight
