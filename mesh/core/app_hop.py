@@ -244,7 +244,7 @@ class AppHop:
         if not reply.size:
             self.serving.reply(app, reply, now)
         elif not app.chunker.announced(reply):
-            self.serving.reply(app, self.serving.too_large(reply), now)
+            self.serving.reply(app, self.context.too_large(reply), now)
 
     def _chunk(self, app: App, chunk: Chunk, now: float) -> None:
         whole, ack = app.chunker.chunk(chunk)

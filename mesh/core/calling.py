@@ -59,7 +59,7 @@ class Calling:
         charged = weight(request, self.options.link.chunk_bytes)
         refusal = self._refusal(app, request, charged) or self._doubt(app, request)
         topic = TopicKey(app.namespace, request.topic)
-        view = None if refusal else self._view(topic, now)
+        view = None if refusal else self.view(topic, now)
         if refusal is None and view is None:
             refusal = self.failure(request, Status.OVERLOADED, "too many topics are in use here", limit="watches_max")
         if refusal is not None or view is None:
@@ -154,7 +154,7 @@ class Calling:
             retry_after_ms=retry_after_ms,
         )
 
-    def _view(self, topic: TopicKey, now: float) -> View | None:
+    def view(self, topic: TopicKey, now: float) -> View | None:
         """Return what is known of a topic; one that was of no interest here begins to be watched."""
         directory = self.state.directory
         known = directory.views.get(topic)
@@ -173,16 +173,17 @@ class Calling:
         if request.kind == Kind.FANOUT:
             return self._fan_out(entry, view, now)
         group = view.group(request.server)
-        if view.cursor is None and len(group.keys) > 1:
-            view.cursor = group.keys[self.state.rng.below(len(group.keys))]
+        cursor = view.cursors.get(request.server)
+        if cursor is None and len(group.keys) > 1:
+            cursor = group.keys[self.state.rng.below(len(group.keys))]
         policy = self.options.router.policy_of(request.topic)
         instance = choose(
-            policy, group, view.cursor, node=self.context.node, avoid=self._avoid, outstanding=self._outstanding
+            policy, group, cursor, node=self.context.node, avoid=self._avoid, outstanding=self._outstanding
         )
         if instance is None:
             self._nobody(entry, view, now)
             return []
-        view.cursor = instance.key
+        view.cursors[request.server] = instance.key
         return self._aim(entry, instance, now)
 
     def _avoid(self, instance: Instance) -> bool:
@@ -438,7 +439,7 @@ class Calling:
 
     def replace(self, entry: Entry, now: float) -> list[Action]:
         """Place an unplaced entry once more."""
-        view = self._view(entry.topic, now)
+        view = self.view(entry.topic, now)
         if view is None:
             text = "too many topics are in use here"
             self.end(entry.key, self.failure(entry.request, Status.OVERLOADED, text, limit="watches_max"), now)

@@ -21,7 +21,7 @@ from mesh.core.liveness import LivenessOptions
 from mesh.core.outbox import Key, Outbox, OutboxOptions
 from mesh.core.peers import Change, Peers
 from mesh.core.pool import Action, Pool, PoolOptions
-from mesh.core.records import Ask, Record, Refuse, Reply, Request
+from mesh.core.records import Ask, Failure, Record, Refuse, Reply, Request, Status
 from mesh.core.rng import Rng
 from mesh.core.router import RouterOptions
 from mesh.core.session import App, Pending
@@ -122,6 +122,12 @@ class Context:
             app.out.extend(chunks)
         else:
             app.out.append(record)
+
+    def too_large(self, reply: Reply) -> Failure:
+        """Return what a caller gets in place of a reply whose announced body is over the limit."""
+        text = f"it ran; its reply of {reply.size} bytes is over body_bytes_max = {self.options.link.body_bytes_max}"
+        id = (reply.node, reply.session, reply.seq)
+        return Failure(*id, int(Status.REMOTE_ERROR), text, self.node, "body_bytes_max", "ReplyTooLarge")
 
     def answer(self, node: str, record: Record) -> None:
         """Send a node what it asked or waits for. Without a link it is dropped: the node asks again when it has one."""

@@ -68,7 +68,8 @@ class Group(Struct):
 
 class View(Struct):
     """What is known of one topic. ``ready`` are those a message may be sent to, ``servers`` the same by server;
-    ``watched``: the matchmaker is asked for it, ``known``: and has answered."""
+    ``watched``: the matchmaker is asked for it, ``known``: and has answered; ``cursors``: who was served last, by
+    server ("" for messages to any)."""
 
     topic: TopicKey
     used_at: float
@@ -82,7 +83,7 @@ class View(Struct):
     departed: dict[InstanceKey, float] = field(default_factory=dict)
     ready: Group = field(default_factory=Group)
     servers: dict[str, Group] = field(default_factory=dict)
-    cursor: InstanceKey | None = None
+    cursors: dict[str, InstanceKey] = field(default_factory=dict)
 
     def refresh(self) -> None:
         """Recompute ``ready`` and ``servers`` after a change."""
@@ -93,6 +94,7 @@ class View(Struct):
             if instance.health in (Health.PASSING, Health.WARNING) and key not in self.hidden:
                 self.ready.add(instance)
                 self.servers.setdefault(instance.server, Group()).add(instance)
+        self.cursors = {server: key for server, key in self.cursors.items() if not server or server in self.servers}
 
     def group(self, server: str) -> Group:
         """Return who may get a message for this server, or for any if it is empty."""

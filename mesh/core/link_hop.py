@@ -9,10 +9,11 @@ from typing import Any
 
 from mesh.core import notes
 from mesh.core.calling import Calling
-from mesh.core.codec import decode
+from mesh.core.codec import decode, weight
 from mesh.core.context import Act, Carry, Context
 from mesh.core.effects import Level
 from mesh.core.link import Link, Phase
+from mesh.core.peers import Refused
 from mesh.core.records import (
     Answer,
     Ask,
@@ -30,9 +31,11 @@ from mesh.core.records import (
     Receipt,
     Record,
     Refuse,
+    RefuseReason,
     Reply,
     Request,
     Settled,
+    Status,
     Welcome,
 )
 from mesh.core.recovery import Recovery
@@ -106,9 +109,11 @@ class LinkHop:
             problem = node_id_problem(record.node)
             if problem is not None:
                 raise ProtocolError(problem)
-            admitted, actions = self.state.pool.admit(record.node, self.options.pool)
-            self.change(self.state.peers.hello(link, record, admitted, now), now)
-            self.act(actions, now)
+            admitted = self.state.pool.has_room(record.node, self.options.pool)
+            changes = self.state.peers.hello(link, record, admitted, now)
+            self.change(changes, now)
+            if any(isinstance(c, Refused) and c.refuse.reason == RefuseReason.BUSY for c in changes):
+                self.act(self.state.pool.make_room(), now)
         elif link.phase is Phase.GREETING and isinstance(record, Welcome):
             self.change(self.state.peers.welcome(link, record, now), now)
         elif link.phase is Phase.GREETING and isinstance(record, Refuse):
@@ -123,13 +128,21 @@ class LinkHop:
         if not request.size:
             self.serving.offer(link.peer, request, link, now)
         elif not link.chunker.announced(request):
-            self.serving.refuse_size(link, request)
+            self._too_large(link, request)
+
+    def _too_large(self, link: Link, request: Request) -> None:
+        """Give back a request whose announced body is over the limit; its chunks will be refused."""
+        text = f"a body of {request.size} bytes is over body_bytes_max = {self.options.link.body_bytes_max}"
+        link.take(link.chunker.chunk_bytes + weight(request, 0))
+        self.state.peers.grant(link)
+        id = (request.node, request.session, request.seq)
+        self.state.peers.say(link, GiveBack(*id, request.dispatch, int(Status.REJECTED), text, "body_bytes_max"))
 
     def _reply(self, link: Link, reply: Reply, now: float) -> None:
         if not reply.size:
             self.calling.reply(reply, now)
         elif not link.chunker.announced(reply):
-            self.calling.reply(self.serving.too_large(reply), now)
+            self.calling.reply(self.context.too_large(reply), now)
 
     def _failure(self, link: Link, failure: Failure, now: float) -> None:
         self.calling.reply(failure, now)

@@ -33,7 +33,6 @@ from mesh.core.effects import CloseApp, CloseLink, Effect, Level, OpenLink, Stop
 from mesh.core.inbox import Stage
 from mesh.core.link import Link, Phase
 from mesh.core.link_hop import LinkHop
-from mesh.core.liveness import Condition
 from mesh.core.peers import Change, Closed, Identity, Opened, Peers, Refused
 from mesh.core.pool import Action, Dial
 from mesh.core.ranges import to_ranges
@@ -159,6 +158,9 @@ class Node:
 
     def snapshot(self, snapshot: Snapshot, now: float) -> None:
         """The matchmaker says who serves a topic."""
+        for instance in snapshot.instances:
+            if self.state.peers.news(instance.agent):
+                self._act(self.state.pool.encourage(instance.agent.node, self.options.pool, now), now)
         view, doubted = self.state.directory.snapshot(snapshot, self.options.directory, now)
         if doubted:
             self.context.note(notes.TOPIC_DOUBTED, Level.WARNING, topic=str(snapshot.topic))
@@ -291,7 +293,7 @@ class Node:
             elif isinstance(change, Closed):
                 self._closed(change, change.node in replaced, now)
             else:
-                self._refused(change, now)
+                self._refused(change, change.node in replaced, now)
 
     def _closed(self, closed: Closed, replaced: bool, now: float) -> None:
         """A connection is over: what depended on it is told, and it may be dialled again."""
@@ -303,8 +305,8 @@ class Node:
             self.context.note(name, level, **facts)
             if not replaced:
                 if not closed.orderly:
-                    state.peers.peer(closed.node).condition = Condition.SUSPECT
-                self._act(state.pool.closed(closed.node, options.pool, now, state.rng, failed=False), now)
+                    state.peers.suspect(closed.node, now)
+                self._act(state.pool.closed(closed.node, options.pool, now, state.rng, broken=not closed.orderly), now)
             self._act(self.recovery.link_lost(closed.node, now), now)
         elif closed.was_dial and not replaced:
             self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
@@ -312,11 +314,11 @@ class Node:
 
     def _dial_failed(self, node: str, now: float) -> None:
         state = self.state
-        state.peers.peer(node).condition = Condition.SUSPECT
-        self._act(state.pool.closed(node, self.options.pool, now, state.rng, failed=True), now)
+        state.peers.suspect(node, now)
+        self._act(state.pool.closed(node, self.options.pool, now, state.rng, broken=True), now)
         self._act(self.recovery.dial_failed(node, now), now)
 
-    def _refused(self, refused: Refused, now: float) -> None:
+    def _refused(self, refused: Refused, replaced: bool, now: float) -> None:
         """A connection was turned away, by us or by them."""
         reason, text = refused.refuse.reason, refused.refuse.text
         is_duplicate = reason == RefuseReason.DUPLICATE_NODE
@@ -330,7 +332,7 @@ class Node:
             self.context.effects.append(Stop(EXIT_DUPLICATE, text))
         elif reason == RefuseReason.STALE_INCARNATION:
             self.context.effects.append(Stop(EXIT_RESTART, text, refused.refuse.greater))
-        if refused.was_dial:
+        if refused.was_dial and not replaced:
             self._dial_failed(refused.node, now)
 
     def _part(self, link: Link, now: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Container
 
 from msgspec import Struct, field
 
+from mesh.core.catalogue import AgentEntry
 from mesh.core.chunks import Chunker
 from mesh.core.link import (
     Event,
@@ -59,7 +60,8 @@ class Identity(Struct, frozen=True):
 
 
 class Peer(Struct):
-    """Another node. ``link``, ``dial``, ``held`` are connections: the open one, ours under way, theirs in waiting."""
+    """Another node. ``link``, ``dial``, ``held`` are connections: the open one, ours under way, theirs in waiting;
+    ``told``: the greatest incarnation that the catalogue told of it."""
 
     node: str
     seen: Seen = field(default_factory=Seen)
@@ -68,6 +70,8 @@ class Peer(Struct):
     dial: int | None = None
     held: int | None = None
     challenged: int | None = None
+    told: int = 0
+    suspected_at: float = 0.0
     condition: Condition = Condition.ALIVE
 
 
@@ -146,6 +150,19 @@ class Peers(Struct):
         if peer.link is not None and self.links[peer.link].draining_there:
             return True
         return peer.condition is not Condition.ALIVE
+
+    def suspect(self, node: str, now: float) -> None:
+        """A link or dial to a node broke: for as long as silence would take to be death, others are tried first."""
+        peer = self.peer(node)
+        peer.condition, peer.suspected_at = Condition.SUSPECT, now
+
+    def news(self, agent: AgentEntry) -> bool:
+        """Take what the catalogue says of a node without a link; return whether that is a later incarnation."""
+        peer = self.peers.get(agent.node)
+        if peer is None or peer.link is not None or agent.incarnation <= max(peer.told, peer.seen.incarnation):
+            return False
+        peer.told, peer.endpoint, peer.condition = agent.incarnation, agent.endpoint, Condition.ALIVE
+        return True
 
     def say(self, link: Link, record: Record) -> None:
         """Put a record on a link's way out."""
@@ -428,6 +445,9 @@ class Peers(Struct):
                 changes += self._beat(link, link.peer in busy, now)
             elif link.conn in self.links and now - link.since >= self._patience_s(link):
                 changes += self._timed_out(link, now)
+        for peer in self.peers.values():
+            if peer.link is None and now - peer.suspected_at >= self.terms.dead_after_s:
+                peer.condition = Condition.ALIVE
         return changes
 
     def _patience_s(self, link: Link) -> float:
@@ -443,6 +463,7 @@ class Peers(Struct):
         peer = self.peers[link.peer]
         peer.condition = link.liveness.condition(link.terms, now)
         if peer.condition is Condition.DEAD:
+            peer.suspected_at = now
             silence = link.liveness.silence_s(now)
             return self.lost(link.conn, f"silent for {silence:.1f} s: dead", now)
         # A peer that only listens owes us nothing: unless it is asked for a sign of life, it would pass for dead.

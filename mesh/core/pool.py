@@ -101,6 +101,8 @@ class Slot(Struct):
     used_at: float = 0.0
     retry_at: float = 0.0
     failures: int = 0
+    breaks: int = 0
+    opened_at: float = 0.0
     topics: dict[TopicKey, float] = field(default_factory=dict)
 
 
@@ -151,29 +153,48 @@ class Pool(Struct):
         slot.wanted = False
         slot.failures = 0
         slot.retry_at = 0.0
-        slot.used_at = now
+        slot.opened_at = slot.used_at = now
 
     def closing(self, node: str) -> None:
         """The link to this node is saying goodbye."""
         self.slots[node].state = State.CLOSING
 
-    def closed(self, node: str, options: PoolOptions, now: float, rng: Rng, *, failed: bool) -> list[Action]:
-        """The link or dial to this node is gone; ``failed``: a dial that did not become a link, which backs off."""
+    def closed(self, node: str, options: PoolOptions, now: float, rng: Rng, *, broken: bool) -> list[Action]:
+        """The link or dial to this node is gone; ``broken``: it was not closed in order.
+
+        A dial that broke backs off, and so do links that break, one after the other, younger than ``redial_max_s``:
+        they would be dialled without end.
+        """
         slot = self.slots[node]
+        if slot.state is State.OPEN:
+            slot.breaks = slot.breaks + 1 if broken and now - slot.opened_at < options.redial_max_s else 0
+        elif broken:
+            slot.failures += 1
         if slot.state is not State.CLOSED:
             self.taken -= 1
         slot.state = State.CLOSED
         slot.persistent = False
-        if failed:
-            slot.failures += 1
-            slot.retry_at = now + backoff_s(slot.failures, options, rng)
+        if broken:
+            slot.retry_at = now + backoff_s(max(slot.failures, slot.breaks), options, rng)
         return self._serve_wanted(options, now)
 
-    def admit(self, node: str, options: PoolOptions) -> tuple[bool, list[Action]]:
-        """Return whether a peer that dialled us may have a link now, and else what makes room for it."""
-        if self.slot(node).state is not State.CLOSED or self.taken < options.links_max:
-            return True, []
-        return False, self._evict(1)
+    def has_room(self, node: str, options: PoolOptions) -> bool:
+        """Return whether a peer that dialled us may have a link now."""
+        slot = self.slots.get(node)
+        return self.taken < options.links_max or (slot is not None and slot.state is not State.CLOSED)
+
+    def encourage(self, node: str, options: PoolOptions, now: float) -> list[Action]:
+        """There is news of this node: if its link is wanted, the pause before the next dial is over."""
+        slot = self.slots.get(node)
+        if slot is None or slot.state is not State.CLOSED:
+            return []
+        slot.failures, slot.retry_at = 0, 0.0
+        return self._serve_wanted(options, now)
+
+    def make_room(self) -> list[Action]:
+        """Return what makes room for a peer that was turned away: nothing, if a place is being freed already."""
+        is_closing = any(slot.state is State.CLOSING for slot in self.slots.values())
+        return [] if is_closing else self._evict(1)
 
     def tick(self, options: PoolOptions, now: float) -> list[Action]:
         """Close what has been idle too long, dial what is wanted and may be, forget what is neither."""

@@ -14,10 +14,11 @@ serving **app**. A `Request` goes caller → its agent → server's agent → se
 Times are remaining milliseconds; clocks are never compared. Identity is ``(node, session, seq)`` of the caller.
 """
 
-import enum
 from typing import Annotated
 
 from msgspec import Meta, Struct
+
+from mesh.core.vocabulary import Flag, Kind, RefuseReason, Status, Verdict
 
 __all__ = [
     "BODY_INLINE_MAX",
@@ -85,61 +86,6 @@ Blob = Annotated[bytes, Meta(max_length=65_536)]
 Headers = Annotated[dict[Annotated[str, Meta(max_length=256)], Text], Meta(max_length=64)]
 Ranges = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
 Ids = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
-
-
-class Kind(enum.IntEnum):
-    """What a request wants: one reply, one delivery, or a delivery to every instance."""
-
-    CALL = 0
-    CAST = 1
-    FANOUT = 2
-
-
-class Flag(enum.IntEnum):
-    """Options of a request, as bits of ``Request.flags``. RESUMED: the app gave it to an earlier connection already."""
-
-    IDEMPOTENT = 1
-    WAIT = 2
-    CONFIRM = 4
-    DURABLE = 8
-    ONCE = 16
-    RESUMED = 32
-
-
-class Status(enum.IntEnum):
-    """How a message ended, when not with a reply. The vocabulary is closed and never merged."""
-
-    REMOTE_ERROR = 1
-    UNROUTABLE = 2
-    OVERLOADED = 3
-    EXPIRED = 4
-    INDETERMINATE = 5
-    REJECTED = 6
-    AGENT_UNAVAILABLE = 7
-    CANCELLED = 8
-
-
-class RefuseReason(enum.IntEnum):
-    """Why a connection was refused at its HELLO."""
-
-    PROTOCOL = 1
-    FLEET = 2
-    NOT_ME = 3
-    STALE_INCARNATION = 4
-    DUPLICATE_NODE = 5
-    BUSY = 6
-    DRAINING = 7
-    SECURITY = 8
-    STALE_CONNECTION = 9
-    MALFORMED = 10
-
-
-class Verdict(enum.IntEnum):
-    """What the serving side knows of an id it was asked about."""
-
-    NEVER = 0
-    RUNNING = 1
-    LOST = 2
 
 
 class _Wire(Struct, array_like=True, gc=False):

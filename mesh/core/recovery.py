@@ -151,9 +151,7 @@ class Recovery:
     def tick(self, now: float) -> None:
         """End what is due, and what nobody answers for. A topic that something waits for is in use."""
         for topic in self.state.outbox.waiting:
-            view = self.state.directory.views.get(topic)
-            if view is not None:
-                view.used_at = now
+            self.calling.view(topic, now)
         for key in self.state.outbox.wheel.due(now):
             fan = self.state.fans.get(key)
             if fan is not None:

@@ -10,7 +10,7 @@ from mesh.core.catalogue import AgentEntry, Health, Instance
 from mesh.core.codec import weight
 from mesh.core.context import SEQS_MAX, Context, parts
 from mesh.core.effects import Level, Register, Renew, Withdraw
-from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Handed, Id, Service, Stage
+from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Fifo, Handed, Id, Service, Stage
 from mesh.core.link import Link
 from mesh.core.ranges import expand, to_ranges
 from mesh.core.records import (
@@ -40,6 +40,9 @@ FULL_RETRY_MS = 100
 
 GONE_RETRY_MS = 1_000
 """For how long an instance that is gone here is passed over, unless the catalogue says something new."""
+
+QUEUE_SLACK = 64
+"""Ids of requests that are gone which a queue may hold beside as many as are live."""
 
 QUESTIONS_MAX = 10_000
 """Apps that may be asked for while they are away."""
@@ -220,7 +223,14 @@ class Serving:
         service.queued += 1
         service.queued_bytes += handed.charged
         service.queue.push(handed.id)
+        if len(service.queue.items) - service.queue.head > 2 * service.queued + QUEUE_SLACK:
+            service.queue = self._live_queue(app, service)
         self._hand_out(app, service, now)
+
+    def _live_queue(self, app: App, service: Service) -> Fifo:
+        """Return a service's queue without what has left it out of turn, which else stays until its head moves."""
+        found = [(id, self.state.inbox.find(id)) for id in service.queue.items[service.queue.head :]]
+        return Fifo([id for id, handed in found if handed is not None and self._is_queued(handed, app)])
 
     def _hand_out(self, app: App, service: Service, now: float) -> None:
         """Give the app what it can begin, oldest first."""
@@ -303,20 +313,6 @@ class Serving:
                 service.overrun[handed.id] = handed.is_call
 
     # It cannot be run here
-
-    def too_large(self, reply: Reply) -> Failure:
-        """Return what a caller gets in place of a reply whose body is over the limit."""
-        limit = self.options.link.body_bytes_max
-        text = f"it ran; its reply of {reply.size} bytes is over body_bytes_max = {limit}"
-        id = (reply.node, reply.session, reply.seq)
-        return Failure(*id, int(Status.REMOTE_ERROR), text, self.context.node, "body_bytes_max", "ReplyTooLarge")
-
-    def refuse_size(self, link: Link, request: Request) -> None:
-        """Give back a request whose announced body is over the limit; its chunks will be refused."""
-        text = f"a body of {request.size} bytes is over body_bytes_max = {self.options.link.body_bytes_max}"
-        self._take(link.conn, link.chunker.chunk_bytes + weight(request, 0))
-        id = (request.node, request.session, request.seq)
-        self.context.answer(link.peer, GiveBack(*id, request.dispatch, int(Status.REJECTED), text, "body_bytes_max"))
 
     def _give_back(self, handed: Handed, status: Status, text: str, limit: str, retry_after_ms: int) -> None:
         """Return a request that is not, or no longer, remembered here."""
@@ -456,10 +452,7 @@ class Serving:
         self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts))
 
     def resumed(self, app: App, now: float) -> None:
-        """An app is back: it is asked what it was asked about while it was away, and gets what waits for it.
-
-        What it was handed already it gets again, for its old socket may have swallowed that; it knows a copy by its id.
-        """
+        """An app is back: it is asked what waits to be asked, and handed again what its old socket may have swallowed."""
         for _, ask in self.state.questions.pop(app.session, ()):
             self.context.tell(app, ask)
         for service in app.services.values():
@@ -484,10 +477,8 @@ class Serving:
         return topics
 
     def _lose(self, app: App, service: Service, now: float) -> None:
-        """What an app had begun when it went is unknown; what may run twice goes back to be placed elsewhere.
-
-        It is handed out ahead, so no more of it than there are workers, the oldest, is charged with an attempt.
-        """
+        """What an app had begun is unknown; what may run twice goes back. That is handed out ahead, so only the oldest
+        of it, as many as there are workers, is charged with an attempt."""
         for number, id in enumerate(service.running):
             handed = self.state.inbox.find(id)
             if handed is None or handed.stage is Stage.ENDED:

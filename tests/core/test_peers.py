@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from msgspec import msgpack, structs
 
+from mesh.core.catalogue import AgentEntry
 from mesh.core.codec import decode
 from mesh.core.link import Link, Phase
 from mesh.core.liveness import Condition
@@ -756,3 +757,26 @@ class PeersMachine(RuleBasedStateMachine):
 
 TestPeersMachine = PeersMachine.TestCase
 TestPeersMachine.settings = settings(stateful_step_count=40)
+
+
+def test_a_peer_whose_link_broke_is_avoided_for_as_long_as_silence_takes_to_be_death() -> None:
+    a = world_of("a")[1][0].peers
+    a.suspect("b", 1.0)
+    assert a.is_suspect("b")
+    a.tick({}, 1.0 + a.terms.dead_after_s - 0.1)
+    assert a.is_suspect("b")
+    a.tick({}, 1.0 + a.terms.dead_after_s)
+    assert not a.is_suspect("b")
+
+
+def test_a_later_incarnation_in_the_catalogue_is_news_once_and_only_without_a_link() -> None:
+    a = world_of("a")[1][0].peers
+    entry = AgentEntry("b", "10.0.0.2", 7441, 5)
+    assert not a.news(entry), "nothing was ever wanted of it"
+    a.suspect("b", 1.0)
+    assert a.news(entry)
+    assert not a.is_suspect("b")
+    assert Endpoint("10.0.0.2", 7441) == a.peer("b").endpoint
+    assert not a.news(entry)
+    a.peer("b").link = 7
+    assert not a.news(AgentEntry("b", "10.0.0.2", 7441, 6))

@@ -22,8 +22,8 @@ def pool_with(*opened: str, now: float = 0.0) -> Pool:
     return pool
 
 
-def close(pool: Pool, node: str, now: float, options: PoolOptions = OPTIONS, *, failed: bool = False) -> list[Action]:
-    return pool.closed(node, options, now, Rng(1), failed=failed)
+def close(pool: Pool, node: str, now: float, options: PoolOptions = OPTIONS, *, broken: bool = False) -> list[Action]:
+    return pool.closed(node, options, now, Rng(1), broken=broken)
 
 
 def wait(pool: Pool, node: str, now: float) -> list[Action]:
@@ -55,8 +55,8 @@ def test_whoever_waits_longest_is_dialled_first() -> None:
     pool = Pool()
     for now, node in enumerate("bcdef"):
         wait(pool, node, float(now))
-    assert [Dial("d")] == close(pool, "c", 10.0, failed=True)
-    assert [Dial("e")] == close(pool, "b", 10.0, failed=True)
+    assert [Dial("d")] == close(pool, "c", 10.0, broken=True)
+    assert [Dial("e")] == close(pool, "b", 10.0, broken=True)
 
 
 def test_new_work_for_who_waits_does_not_send_it_to_the_end() -> None:
@@ -117,9 +117,9 @@ def test_a_place_is_given_back_once_however_often_a_link_ends() -> None:
 def test_the_first_redial_is_at_once_and_the_next_pauses() -> None:
     pool = Pool()
     wait(pool, "b", 0.0)
-    close(pool, "b", 1.0, failed=True)
+    close(pool, "b", 1.0, broken=True)
     assert [Dial("b")] == pool.want("b", OPTIONS, 1.0)
-    close(pool, "b", 2.0, failed=True)
+    close(pool, "b", 2.0, broken=True)
     assert [] == pool.want("b", OPTIONS, 2.0)
     due = pool.deadline()
     assert due is not None
@@ -133,11 +133,11 @@ def test_a_link_that_opened_forgets_the_failures_before_it() -> None:
     pool = Pool()
     wait(pool, "b", 0.0)
     for now in (1.0, 2.0, 3.0):
-        close(pool, "b", now, failed=True)
+        close(pool, "b", now, broken=True)
         pool.want("b", OPTIONS, now + 0.9)
     pool.opened("b", 4.0)
     assert [Dial("b")] == [*close(pool, "b", 5.0), *pool.want("b", OPTIONS, 5.0)]
-    assert [Dial("b")] == [*close(pool, "b", 6.0, failed=True), *pool.want("b", OPTIONS, 6.0)], "as the first of all"
+    assert [Dial("b")] == [*close(pool, "b", 6.0, broken=True), *pool.want("b", OPTIONS, 6.0)], "as the first of all"
 
 
 def test_who_waits_only_for_room_asks_for_no_wake_up() -> None:
@@ -167,7 +167,7 @@ def test_pauses_double_up_to_their_limit_and_are_jittered_by_half(failures: int,
 def test_a_peer_is_forgotten_when_nothing_is_left_to_remember() -> None:
     pool = Pool()
     wait(pool, "b", 0.0)
-    close(pool, "b", 1.0, failed=True)
+    close(pool, "b", 1.0, broken=True)
     pool.tick(OPTIONS, 100.0)
     assert ["b"] == list(pool.slots), "it is leased"
     pool.release("b", 100.0)
@@ -265,12 +265,45 @@ def test_one_link_is_evicted_for_each_that_waits_and_no_more() -> None:
 
 def test_a_peer_that_dials_us_gets_room_or_makes_it() -> None:
     pool = pool_with("b")
-    assert (True, []) == pool.admit("d", OPTIONS)
+    assert pool.has_room("d", OPTIONS)
     pool = pool_with("b", "c")
-    assert (True, []) == pool.admit("b", OPTIONS), "its link takes its own place"
-    assert (False, [Close("b", "evicted: links_max")]) == pool.admit("d", OPTIONS)
+    assert pool.has_room("b", OPTIONS), "its link takes its own place"
+    assert not pool.has_room("d", OPTIONS)
+    assert [Close("b", "evicted: links_max")] == pool.make_room()
+    assert [] == pool.make_room(), "one place is being freed already"
+    pool = pool_with("b", "c")
+    pool.lease("b", 5.0)
     pool.lease("c", 5.0)
-    assert (False, []) == pool.admit("d", OPTIONS)
+    assert [] == pool.make_room(), "a leased link is not evicted"
+
+
+def test_a_link_that_opens_and_breaks_at_once_is_dialled_with_longer_and_longer_pauses() -> None:
+    pool, rng, now = pool_with("b"), Rng(1), 1.0
+    pauses = []
+    for _ in range(6):
+        pool.closed("b", OPTIONS, now, rng, broken=True)
+        pauses.append(pool.slots["b"].retry_at - now)
+        pool.opened("b", now)
+    assert 0.0 == pauses[0]
+    assert 4 * pauses[1] < pauses[5]
+    pool.closed("b", OPTIONS, now + OPTIONS.redial_max_s, rng, broken=True)
+    assert 0 == pool.slots["b"].breaks, "one that lived starts anew"
+    pool.opened("b", now)
+    pool.closed("b", OPTIONS, now, rng, broken=False)
+    assert 0 == pool.slots["b"].breaks, "and so does one that was closed in order"
+
+
+def test_news_of_a_node_ends_the_pause_before_its_next_dial() -> None:
+    pool = Pool()
+    assert [] == pool.encourage("b", OPTIONS, 0.0), "nobody wants it"
+    wait(pool, "b", 0.0)
+    assert [] == pool.encourage("b", OPTIONS, 0.0), "it is being dialled"
+    for _ in range(8):
+        close(pool, "b", 1.0, broken=True)
+        pool.slots["b"].state = State.DIALLING
+    close(pool, "b", 1.0, broken=True)
+    assert [] == pool.want("b", OPTIONS, 1.1)
+    assert [Dial("b")] == pool.encourage("b", OPTIONS, 1.1)
 
 
 NODES = st.sampled_from(["b", "c", "d", "e", "f", "g"])
@@ -326,12 +359,13 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.opened(node, self.now)
             self.open.add(node)
             return
-        self.carry_out(self.pool.closed(node, self.options, self.now, self.rng, failed=True))
+        self.carry_out(self.pool.closed(node, self.options, self.now, self.rng, broken=True))
         self.rewant(node)
 
     @rule(node=NODES)
     def is_dialled(self, node: str) -> None:
-        admitted, actions = self.pool.admit(node, self.options)
+        admitted = self.pool.has_room(node, self.options)
+        actions = [] if admitted else self.pool.make_room()
         if admitted and node not in self.open | self.leaving:
             self.dialling.discard(node)
             self.pool.opened(node, self.now)
@@ -352,7 +386,7 @@ class PoolMachine(RuleBasedStateMachine):
         node = data.draw(st.sampled_from(sorted(self.open | self.leaving)))
         self.open.discard(node)
         self.leaving.discard(node)
-        self.carry_out(self.pool.closed(node, self.options, self.now, self.rng, failed=False))
+        self.carry_out(self.pool.closed(node, self.options, self.now, self.rng, broken=False))
         self.rewant(node)
 
     def rewant(self, node: str) -> None:
@@ -407,14 +441,14 @@ class PoolMachine(RuleBasedStateMachine):
                 self.pool.release(node, self.now, count)
         self.leases.clear()
         for node in sorted(self.dialling | self.leaving):
-            self.carry_out(self.pool.closed(node, self.options, self.now, self.rng, failed=True))
+            self.carry_out(self.pool.closed(node, self.options, self.now, self.rng, broken=True))
         self.dialling.clear()
         self.leaving.clear()
         for node in sorted(self.open):
             self.pool.slot(node).persistent = False
         self.carry_out(self.pool.tick(self.options, self.now + 100.0))
         for node in sorted(self.leaving):
-            self.carry_out(self.pool.closed(node, self.options, self.now + 100.0, self.rng, failed=False))
+            self.carry_out(self.pool.closed(node, self.options, self.now + 100.0, self.rng, broken=False))
         self.carry_out(self.pool.tick(self.options, self.now + 200.0))
         assert {} == self.pool.slots
         assert 0 == self.pool.taken

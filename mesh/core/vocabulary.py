@@ -1,0 +1,60 @@
+"""The closed lists of the protocol: the small numbers that stand in records."""
+
+import enum
+
+__all__ = ["Flag", "Kind", "RefuseReason", "Status", "Verdict"]
+
+
+class Kind(enum.IntEnum):
+    """What a request wants: one reply, one delivery, or a delivery to every instance."""
+
+    CALL = 0
+    CAST = 1
+    FANOUT = 2
+
+
+class Flag(enum.IntEnum):
+    """Options of a request, as bits of ``Request.flags``. RESUMED: the app gave it to an earlier connection already."""
+
+    IDEMPOTENT = 1
+    WAIT = 2
+    CONFIRM = 4
+    DURABLE = 8
+    ONCE = 16
+    RESUMED = 32
+
+
+class Status(enum.IntEnum):
+    """How a message ended, when not with a reply. The vocabulary is closed and never merged."""
+
+    REMOTE_ERROR = 1
+    UNROUTABLE = 2
+    OVERLOADED = 3
+    EXPIRED = 4
+    INDETERMINATE = 5
+    REJECTED = 6
+    AGENT_UNAVAILABLE = 7
+    CANCELLED = 8
+
+
+class RefuseReason(enum.IntEnum):
+    """Why a connection was refused at its HELLO."""
+
+    PROTOCOL = 1
+    FLEET = 2
+    NOT_ME = 3
+    STALE_INCARNATION = 4
+    DUPLICATE_NODE = 5
+    BUSY = 6
+    DRAINING = 7
+    SECURITY = 8
+    STALE_CONNECTION = 9
+    MALFORMED = 10
+
+
+class Verdict(enum.IntEnum):
+    """What the serving side knows of an id it was asked about."""
+
+    NEVER = 0
+    RUNNING = 1
+    LOST = 2

@@ -1,0 +1,447 @@
+"""The app hop: who is let in, what they may say, how sessions outlive connections."""
+
+import pytest
+
+from mesh.core import app_hop
+from mesh.core.catalogue import Health
+from mesh.core.codec import decode, encode
+from mesh.core.context import NodeOptions
+from mesh.core.effects import CloseApp, Note
+from mesh.core.link import LinkOptions
+from mesh.core.node import Node, Output
+from mesh.core.outbox import OutboxOptions
+from mesh.core.peers import Identity
+from mesh.core.records import (
+    BODY_INLINE_MAX,
+    Answer,
+    AppHello,
+    AppWelcome,
+    Chunk,
+    ChunkAck,
+    Floor,
+    FloorAsk,
+    Goodbye,
+    Hello,
+    Keep,
+    Ping,
+    Pong,
+    Query,
+    Reach,
+    Record,
+    Refuse,
+    RefuseReason,
+    Reply,
+    Report,
+    Request,
+    Serving,
+    Status,
+    Verdict,
+)
+from mesh.core.session import Credentials
+from mesh.types import Endpoint, TopicKey
+from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes, options
+
+HELLO = AppHello(0, 0, 7, 1, "shell")
+
+
+def node(node_options: NodeOptions | None = None) -> Node:
+    identity = Identity("a", "sim", 1, Endpoint("a.example", 7700))
+    return Node(identity, node_options or NodeOptions(), 1, 1.0)
+
+
+def connect(one: Node, hello: AppHello = HELLO, now: float = 1.0) -> int:
+    """Open a connection and say hello on it; what it was told has been taken."""
+    conn = one.app_connected(Credentials(0, 42), now)
+    one.app_data(conn, encode(0, [hello]), now)
+    one.take(now)
+    return conn
+
+
+def told(output: Output, conn: int) -> list[Record]:
+    return [record for to, data in output.app_data if to == conn for record in decode(data).records]
+
+
+def refusal(one: Node, conn: int, now: float = 1.0) -> Refuse:
+    """The one thing that a connection was told, which closes after it."""
+    output = one.take(now)
+    (refuse,) = told(output, conn)
+    assert isinstance(refuse, Refuse)
+    assert [CloseApp(conn, refuse.text)] == [e for e in output.effects if isinstance(e, CloseApp)]
+    return refuse
+
+
+# Who is let in
+
+
+def test_an_app_that_says_hello_is_told_the_terms() -> None:
+    one = node()
+    conn = one.app_connected(Credentials(0, 42), 1.0)
+    one.app_data(conn, encode(0, [HELLO]), 1.0)
+    output = one.take(1.0)
+    (welcome,) = told(output, conn)
+    assert isinstance(welcome, AppWelcome)
+    assert ("a", "sim", 1, 10_000, 65_536, 5_000) == (
+        *(welcome.node, welcome.fleet, welcome.incarnation),
+        *(welcome.outstanding_records, welcome.session_window, welcome.resume_grace_ms),
+    )
+    assert ["app_attached"] == [effect.name for effect in output.effects if isinstance(effect, Note)]
+    assert (0, 42) == (one.state.apps[7].uid, one.state.apps[7].pid)
+
+
+@pytest.mark.parametrize(
+    ("hello", "reason", "text"),
+    [
+        (AppHello(1, 9, 7, 1, "shell"), RefuseReason.PROTOCOL, "this agent speaks protocol 1.0 to 1.0"),
+        (AppHello(0, 0, 7, 1, "no way"), RefuseReason.MALFORMED, "topic 'no way' may hold only"),
+        (AppHello(0, 0, 7, 1, "shell", "no way"), RefuseReason.MALFORMED, "namespace 'no way' may hold only"),
+        (AppHello(0, 0, 0, 1, "shell"), RefuseReason.MALFORMED, "session 0 is nobody's"),
+        (AppHello(0, 0, 7, 1, "shell", "", "other"), RefuseReason.FLEET, "of fleet 'sim', the app wants 'other'"),
+    ],
+)
+def test_an_app_that_cannot_be_let_in_is_told_why(hello: AppHello, reason: RefuseReason, text: str) -> None:
+    one = node()
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_data(conn, encode(0, [hello]), 1.0)
+    refuse = refusal(one, conn)
+    assert reason == refuse.reason
+    assert text in refuse.text
+    assert {} == one.state.apps
+
+
+def test_a_session_moves_to_a_newer_connection_never_to_an_older_one() -> None:
+    one = node()
+    first = connect(one)
+    second = one.app_connected(Credentials(), 1.0)
+    one.app_data(second, encode(0, [AppHello(0, 0, 7, 2, "shell")]), 1.0)
+    output = one.take(1.0)
+    assert [CloseApp(first, "the session moved to a newer connection")] == output.effects
+    assert [AppWelcome] == [type(record) for record in told(output, second)]
+    for number in (1, 2):
+        late = one.app_connected(Credentials(), 1.0)
+        one.app_data(late, encode(0, [AppHello(0, 0, 7, number, "shell")]), 1.0)
+        assert RefuseReason.STALE_CONNECTION == refusal(one, late).reason
+    one.app_closed(first, 1.0, dead=True)
+    assert second == one.state.apps[7].conn
+
+
+def test_a_session_stays_in_its_namespace() -> None:
+    one = node()
+    connect(one)
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_data(conn, encode(0, [AppHello(0, 0, 7, 2, "shell", "two")]), 1.0)
+    assert "this session is of namespace ''" == refusal(one, conn).text
+
+
+def test_sessions_are_bounded_and_those_that_are_here_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_hop, "APPS_MAX", 1)
+    one = node()
+    conn = connect(one)
+    other = one.app_connected(Credentials(), 1.0)
+    one.app_data(other, encode(0, [AppHello(0, 0, 8, 1, "shell")]), 1.0)
+    assert RefuseReason.BUSY == refusal(one, other).reason
+    one.app_closed(conn, 1.0, dead=False)
+    connect(one, AppHello(0, 0, 7, 2, "shell"))
+    assert one.state.apps[7].conn is not None
+
+
+def test_an_agent_that_drains_lets_nobody_in() -> None:
+    one = node()
+    one.drain(1.0)
+    one.take(1.0)
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_data(conn, encode(0, [HELLO]), 1.0)
+    assert (RefuseReason.DRAINING, 200) == ((refuse := refusal(one, conn)).reason, refuse.retry_after_ms)
+
+
+def test_a_connection_that_does_not_say_hello_in_time_is_closed() -> None:
+    one = node(options(link=LinkOptions(hello_timeout_s=1.0)))
+    conn = one.app_connected(Credentials(), 1.0)
+    one.tick(1.9)
+    assert [] == one.take(1.9).app_data
+    one.tick(2.0)
+    assert "no HELLO within hello_timeout_s" == refusal(one, conn, 2.0).text
+    one.app_data(conn, encode(0, [HELLO]), 2.1)
+    one.app_closed(conn, 2.1, dead=True)
+    assert ({}, []) == (one.state.apps, one.take(2.1).app_data)
+
+
+# What breaks the protocol
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\xc1", "not a batch"),
+        (encode(0, []), "the first record of an app is not its HELLO"),
+        (encode(0, [Ping(1)]), "the first record of an app is not its HELLO"),
+        (encode(1, [HELLO]), "batch 1 came where 0 was due"),
+    ],
+)
+def test_a_connection_that_begins_wrong_is_closed_with_the_reason(data: bytes, text: str) -> None:
+    one = node()
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_data(conn, data, 1.0)
+    assert text in refusal(one, conn).text
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "not a batch"),
+        (encode(1, [])[:-1], "not a batch"),
+        (encode(3, []), "batch 3 came where 1 was due"),
+        (encode(1, [HELLO]), "an app may not send AppHello"),
+        (encode(1, [Keep(True)]), "an app may not send Keep"),
+        (encode(1, [Chunk(1, 0, b"x" * 10), ChunkAck(1, 1), Hello(*HELLO_FIELDS)]), "an app may not send Hello")
+        if (HELLO_FIELDS := (0, 0, "", "", 1, 1, "", "", 0, 0, 0, 0, 0, 0, 0, 0))
+        else (b"", ""),
+        (encode(1, [Request(0, 1, "orders", "", 1, b"", size=9, stream=1)] * 2), "stream 1 is open already"),
+        (encode(1, [Floor("", 7, 0, [(0, 1 << 40)])]), "the ranges hold more than 65536 numbers"),
+    ],
+)
+def test_an_app_that_breaks_the_protocol_loses_its_connection_and_nobody_else_anything(data: bytes, text: str) -> None:
+    one = node()
+    other = connect(one, AppHello(0, 0, 8, 1, "other"))
+    conn = connect(one)
+    one.app_data(conn, data, 1.0)
+    output = one.take(1.0)
+    ((to, frame),) = [(to, frame) for to, frame in output.app_data if to == conn]
+    batch = decode(frame)
+    # It is the batch that was due after the welcome, so the app understands it.
+    assert (conn, 1) == (to, batch.counter)
+    assert text in batch.records[-1].text  # type: ignore[union-attr]
+    assert ["app_malformed"] == [e.name for e in output.effects if isinstance(e, Note) and e.name == "app_malformed"]
+    assert (None, other) == (one.state.apps[7].conn, one.state.apps[8].conn)
+
+
+def test_what_is_no_frame_at_all_closes_the_connection_too() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_malformed(conn, "a frame of 4 GiB", 1.0)
+    assert "a frame of 4 GiB" == refusal(one, conn).text
+    fresh = one.app_connected(Credentials(), 1.0)
+    one.app_malformed(fresh, "a frame of 4 GiB", 1.0)
+    assert "a frame of 4 GiB" == refusal(one, fresh).text
+
+
+# A session outlives its connection, within the grace
+
+
+def test_an_app_that_comes_back_finds_what_it_had() -> None:
+    world = fleet("ab")
+    server = App(world, "b", 10, hold)
+    server.serve("orders")
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    seqs = [caller.call("orders", b"one"), caller.call("nobody"), caller.cast("orders")]
+    world.run(2.0)
+    caller.close()
+    server.close()
+    world.run(4.0)
+    assert 2 == len(notes(world, "app_detached"))
+    server.come_back()
+    server.release()
+    caller.come_back()
+    caller.got.clear()
+    for seq, kind in zip(seqs, (0, 0, 1), strict=True):
+        caller.say(Request(kind, seq, "nobody" if seq == 1 else "orders", "", 9000, b"", 32))
+    world.run(5.0)
+    assert b"one" == caller.body(seqs[0])
+    assert Status.UNROUTABLE == caller.status(seqs[1])
+    assert None is caller.end(seqs[2])
+    assert [Health.PASSING] == [i.health for i in world.catalogue[TopicKey("", "orders")].values()]
+    assert_mesh_quiescent(world)
+
+
+def test_an_app_that_does_not_come_back_is_gone_after_the_grace() -> None:
+    world = fleet("a", options(outbox=OutboxOptions(resume_grace_s=2.0)))
+    server = App(world, "a", 10)
+    server.serve("orders")
+    world.run(2.0)
+    server.close()
+    world.run(3.9)
+    assert [10] == list(world.agents["a"].node.state.apps)
+    world.run(4.5)
+    assert {} == world.agents["a"].node.state.apps
+    assert {} == world.catalogue[TopicKey("", "orders")]
+    assert ["orderly=0"] == [line.split()[-1] for line in notes(world, "app_session_ended")]
+
+
+def test_an_app_whose_process_is_gone_is_gone_at_once() -> None:
+    one = node()
+    connect(one)
+    conn = connect(one, AppHello(0, 0, 8, 1, "other"))
+    one.app_closed(conn, 1.0, dead=True)
+    assert [7] == list(one.state.apps)
+    one.app_died(7, 1.0)
+    assert [7] == list(one.state.apps), "it is connected: its process lives"
+    one.app_closed(1, 1.0, dead=False)
+    one.app_died(7, 1.0)
+    one.app_died(7, 1.0)
+    assert {} == one.state.apps
+
+
+def test_what_waits_for_a_topic_learns_that_its_last_app_is_gone() -> None:
+    world = fleet("a")
+    server = App(world, "a", 10, hold)
+    server.serve("orders", workers=1)
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    seqs = [caller.call("orders", timeout_s=2.0) for _ in range(2)]
+    world.run(2.0)
+    server.close(dead=True)
+    world.run(2.1)
+    assert Status.INDETERMINATE == caller.status(seqs[0])
+    assert [] == caller.ends(seqs[1])
+    world.run(4.0)
+    assert Status.EXPIRED == caller.status(seqs[1])
+
+
+def test_an_app_that_says_goodbye_is_answered_and_its_services_leave_in_order() -> None:
+    world = fleet("ab")
+    server = App(world, "b", 10, hold)
+    server.serve("orders", workers=1)
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    seqs = [caller.call("orders", b"one"), caller.call("orders", b"two")]
+    world.run(2.0)
+    server.say(Goodbye())
+    world.run(2.1)
+    assert [Goodbye("answer")] == server.of(Goodbye)
+    assert [Health.MAINTENANCE] == [i.health for i in world.catalogue[TopicKey("", "orders")].values()]
+    server.release()
+    world.run(2.2)
+    assert b"one" == caller.body(seqs[0])
+    assert not server.of(Serving)[-1].ok
+    server.close()
+    world.run(2.3)
+    assert ["orderly=1"] == [line.split()[-1] for line in notes(world, "app_session_ended")]
+    world.run(5.0)
+    assert Status.UNROUTABLE == caller.status(seqs[1])
+    assert_mesh_quiescent(world)
+
+
+# What apps say
+
+
+def test_large_bodies_go_both_ways_in_chunks_with_others_between_them() -> None:
+    world = fleet("ab")
+    server = App(world, "b", 10)
+    server.serve("orders", workers=8)
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    bodies = [bytes([number]) * size for number, size in enumerate((700_000, 262_144, 262_145, 1_500_000, 5))]
+    seqs = [caller.call("orders", body) for body in bodies]
+    world.run(3.0)
+    assert bodies == [caller.body(seq) for seq in seqs]
+    assert [bodies[1], bodies[4]] == server.bodies[:2], "a small one does not wait for the large ones"
+    assert_mesh_quiescent(world)
+
+
+def test_a_reply_that_announces_too_much_becomes_a_failure() -> None:
+    world = fleet("a", options(link=LinkOptions(body_bytes_max=1 << 20)))
+    server = App(world, "a", 10, lambda request: Reply("a", 1, request.seq, b"x" * 2_000_000))
+    server.serve("orders")
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    seq, too_large = caller.call("orders"), caller.call("orders", b"x" * 2_000_000)
+    server.serve("orders", workers=2)
+    world.run(3.0)
+    assert (Status.REMOTE_ERROR, "ReplyTooLarge") == (caller.status(seq), caller.failure(seq).error_type)
+    assert (Status.REJECTED, "body_bytes_max") == (caller.status(too_large), caller.failure(too_large).limit)
+    assert_mesh_quiescent(world)
+
+
+def test_a_chunk_of_nothing_is_refused() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Chunk(5, 0, b"x")]), 1.0)
+    assert [ChunkAck(5, 1, abort=True)] == told(one.take(1.0), conn)
+
+
+def test_an_app_tells_where_it_had_reached_before_unless_this_agent_told_it_so() -> None:
+    one = node()
+    conn = connect(one)
+    one.state.apps[7].reached["b"] = 5
+    one.app_data(conn, encode(1, [Reach("b", 5), Reach("c", 6)]), 1.0)
+    assert {"c": 6} == one.state.apps[7].reached_before
+
+
+def test_a_call_whose_bytes_were_lost_on_the_way_to_a_living_agent_is_sent() -> None:
+    world = fleet("ab")
+    server = App(world, "b", 10)
+    server.serve("orders")
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    caller.call("orders")
+    world.run(2.0)
+    caller.close()
+    caller.come_back()
+    caller.say(*caller.of(Reach), Request(0, 5, "orders", "", 9000, b"lost", 32))
+    world.run(3.0)
+    assert b"lost" == caller.body(5)
+
+
+def test_an_answer_of_an_app_bears_its_own_session() -> None:
+    world = fleet("ab")
+    server = App(world, "b", 10)
+    server.serve("orders")
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    caller.call("orders")
+    world.run(2.0)
+    node_b = world.agents["b"].node
+    link = node_b.state.peers.any_link("a")
+    assert link is not None
+    node_b.app_data(1, encode(server.counter, [Answer("a", 1, 2, 99, [(1, 0)], [int(Verdict.NEVER)])]), world.now)
+    assert [Answer("a", 1, 2, 10, [(1, 0)], [0])] == link.out
+
+
+def test_idle_apps_are_asked_for_their_floor_and_what_is_below_it_is_forgotten() -> None:
+    world = fleet("ab")
+    server = App(world, "b", 10)
+    server.serve("orders")
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    for _ in range(5):
+        caller.call("orders")
+    world.run(2.0)
+    outcomes = world.agents["a"].node.state.apps[1].outcomes
+    assert [0, 1, 2, 3, 4] == sorted(outcomes)
+    caller.say(Floor("", 1, 2, [(3, 3)]))
+    world.run(2.1)
+    assert [2, 4] == sorted(world.agents["a"].node.state.apps[1].outcomes)
+    caller.floor = 5
+    world.run(8.0)
+    assert [FloorAsk("a", 1)] == caller.of(FloorAsk)
+    assert {} == world.agents["a"].node.state.apps[1].outcomes
+
+
+def test_a_ping_is_answered_and_a_pong_is_heard() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Ping(5), Pong(6)]), 3.0)
+    assert [Pong(5)] == told(one.take(3.0), conn)
+    assert 3.0 == one.state.apps[7].heard_at
+
+
+def test_a_question_that_the_agent_does_not_know_is_told_what_it_knows() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Query(1, "weather"), Query(2, "links", {"peer": "b"})]), 1.0)
+    one.facts["notes"] = "x" * BODY_INLINE_MAX
+    one.app_data(conn, encode(2, [Query(3, "status")]), 1.0)
+    *reports, too_long = told(one.take(1.0), conn)
+    assert isinstance(too_long, Report)
+    assert b"over the 1048576 that a report may have" in too_long.body
+    assert [
+        Report(1, False, b"this agent does not know 'weather'; it knows links, status, topics"),
+        Report(2, True, b"[]"),
+    ] == reports
+
+
+def test_an_app_of_one_node_that_ends_its_own_nodes_question_means_nothing() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Answer("a", 1, 1, 7, [], []), echo(Request(0, 1, "", "", 1, b"", node="a"))]), 1.0)
+    assert [] == one.context.loopback

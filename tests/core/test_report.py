@@ -1,0 +1,118 @@
+"""What an agent tells of itself."""
+
+from typing import Any
+
+from msgspec import json
+
+from mesh.core.context import NodeOptions
+from mesh.core.heat import HeatOptions
+from mesh.core.records import BODY_INLINE_MAX, Flag, GiveBack, Status
+from mesh.core.report import REPORTS
+from mesh.sim.world import World
+from tests.core.fabric import App, fleet, hold
+
+
+def ask(app: App, what: str) -> Any:
+    report = app.query(what)
+    assert report.ok, report.body
+    return json.decode(report.body)
+
+
+def busy(node_options: NodeOptions | None = None) -> tuple[World, App, App]:
+    """A caller at a with a call that runs at b."""
+    world = fleet("ab", node_options)
+    server = App(world, "b", 10, hold, name="shop")
+    server.serve("orders", "srv")
+    caller = App(world, "a", 255, name="shell")
+    world.run(1.5)
+    caller.call("orders", b"x" * 100)
+    world.run(2.0)
+    return world, caller, server
+
+
+def test_every_report_is_json_of_any_node() -> None:
+    world = fleet("a")
+    app = App(world, "a", 1)
+    for name in REPORTS:
+        assert json.decode(app.query(name).body) is not None
+
+
+def test_status_says_who_the_agent_is_and_what_it_holds() -> None:
+    world, caller, server = busy()
+    world.agents["a"].node.facts["pid"] = 42
+    here, there = ask(caller, "status"), ask(server, "status")
+    assert ("a", "sim", 1001, "a:7000", False, 42) == tuple(
+        here[key] for key in ("node", "fleet", "incarnation", "endpoint", "draining", "pid")
+    )
+    assert (1, 256, 1, 0, 0) == tuple(
+        here[key] for key in ("links", "links_max", "outstanding", "waiting", "remembered")
+    )
+    assert ("shell", "ff", 1, 228, True, []) == tuple(
+        here["apps"][0][key]
+        for key in ("name", "session", "outstanding_records", "outstanding_bytes", "attached", "serves")
+    )
+    assert (1, [{"topic": "orders", "server": "srv"}]) == (there["remembered"], there["apps"][0]["serves"])
+    assert {"calls": 1, "casts": 0, "fanouts": 0, "served": 0, "outcomes": {}} == here["totals"]
+
+
+def test_status_counts_outcomes() -> None:
+    world = fleet("a")
+    app = App(world, "a", 1)
+    app.call("orders")
+    world.run(2.0)
+    assert {str(int(Status.UNROUTABLE)): 1} == ask(app, "status")["totals"]["outcomes"]
+
+
+def test_links_says_to_whom_of_what_kind_and_what_they_carry() -> None:
+    world, caller, server = busy(NodeOptions(heat=HeatOptions(pin={"orders": "hot"})))
+    world.run(3.5)
+    (row,) = ask(caller, "links")
+    assert ("b", "open", "persistent", True, ["us"], "alive", 1) == tuple(
+        row[key] for key in ("peer", "phase", "kind", "dialled", "kept_by", "condition", "leases")
+    )
+    assert [("orders", True, "hot")] == [(topic["topic"], topic["hot"], topic["pin"]) for topic in row["topics"]]
+    assert row["records_out"] >= 2 <= row["records_in"]
+    assert row["bytes_out"] > 100
+    (other,) = ask(server, "links")
+    assert (False, ["them"], []) == (other["dialled"], other["kept_by"], other["topics"])
+
+
+def test_links_shows_connections_that_are_nobodys_yet() -> None:
+    world = fleet("a")
+    app = App(world, "a", 1)
+    world.agents["a"].node.link_accepted(world.now)
+    (row,) = ask(app, "links")
+    assert ("?", "unproven", "ephemeral", "unknown", None, 0, []) == tuple(
+        row[key] for key in ("peer", "phase", "kind", "condition", "rtt_ms", "leases", "topics")
+    )
+
+
+def test_topics_says_who_serves_them_and_what_is_known_of_those_who_did() -> None:
+    world, caller, _ = busy()
+    caller.call("nobody", flags=Flag.WAIT)
+    here = App(world, "a", 11)
+    here.serve("orders")
+    world.run(2.5)
+    rows = {row["topic"]: row for row in ask(caller, "topics")}
+    assert [("a", "a-11", "b", True, False), ("b", "srv", "a", False, False)] == [
+        (one["node"], one["server"], one["session"], one["local"], one["hidden"]) for one in rows["orders"]["instances"]
+    ]
+    assert (True, False, []) == (rows["orders"]["known"], rows["orders"]["hot"], rows["orders"]["absent"])
+    assert (1, []) == (rows["nobody"]["waiting"], rows["nobody"]["instances"])
+    node = world.agents["a"].node
+    entry = node.state.outbox.entries[255, 0]
+    node.recovery.give_back("b", GiveBack("a", 255, 0, entry.request.dispatch, int(Status.UNROUTABLE), ""), world.now)
+    world.kill("b")
+    world.run(2.6)
+    assert [False, True] == [one["hidden"] for one in ask(caller, "topics")[0]["instances"]]
+    world.run(19.0)
+    assert ["b/srv"] == ask(caller, "topics")[0]["absent"]
+
+
+def test_an_answer_that_is_too_long_for_a_record_says_so() -> None:
+    world = fleet("a")
+    app = App(world, "a", 1)
+    world.agents["a"].node.facts["notes"] = "x" * BODY_INLINE_MAX
+    report = app.query("status")
+    assert not report.ok
+    assert b"bytes, over the 1048576 that a report may have" in report.body
