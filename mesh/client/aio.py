@@ -227,6 +227,7 @@ class Client:
     async def query(self, what: str, *, timeout_s: float = CALL_TIMEOUT_S, **arguments: str) -> Any:
         """Ask the agent about itself; return what its JSON holds."""
         engine = self._engine
+        engine.check_open()
         number = engine.session.query(what, arguments, monotonic())
         engine.flush_soon()
         try:
@@ -304,6 +305,7 @@ class Client:
 
     async def _serve(self, pool: Pool, server: str, prefetch: int, timeout_s: float) -> None:
         engine, session, topic = self._engine, self._engine.session, pool.topic
+        engine.check_open()
         check_name("topic", topic)
         name = check_name("server", server or default_server(self.node, self.session))
         if topic in engine.pools:

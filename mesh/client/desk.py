@@ -65,11 +65,9 @@ class Desk:
         self._unheard = Unheard()
 
     def _is_unattended(self) -> bool:
-        return bool(self._futures or len(self.pools) or self._unsaid())
-
-    def _unsaid(self) -> bool:
-        """Whether there is something that only the reader can bring on: a backlog to write, casts to be settled."""
-        return bool(self.session.calling.queue)
+        """Whether there is work for a reader though no thread may be waiting for anything."""
+        session = self.session
+        return bool(self._futures or len(self.pools) or session.calling.queue or not session.connection.is_up)
 
     # Requests
 
@@ -117,7 +115,7 @@ class Desk:
         """Write, wait, and return the outcome; a request that nobody waits for any more is given up."""
         engine = self.engine
         try:
-            engine.pump()
+            engine.pump(patiently=True)
             engine.wait(ticket, until + GRACE_S)
             if not ticket.done:
                 engine.wait_until(lambda: ticket.done, until + 2 * GRACE_S)
@@ -138,6 +136,7 @@ class Desk:
             away = self.session.away()
             is_written = self.session.cancel(seq)
         self.engine.pump()
+        self.engine.notice()
         if self.engine.is_stopped:
             return SessionClosed("the client was closed")
         id = MessageId(self.session.limits.node, self.session.id, seq)

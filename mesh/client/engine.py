@@ -29,8 +29,11 @@ __all__ = ["Engine", "Ticket"]
 
 READ_BYTES = 256 << 10
 
-STEPS_S = (0.25, 0.064, 0.016, 0.004)
+STEPS_S = (0.25, 0.064, 0.016, 0.004, 0.001)
 """How long one read may wait. A few fixed values, for changing a timeout costs a system call."""
+
+HURRY_S = 0.004
+"""How soon the reader looks again when workers may have gathered answers meanwhile."""
 
 SEND_STEP_S = 0.25
 IDLE_S = 1.0
@@ -165,8 +168,8 @@ class Engine:
             ticket.wake = threading.Lock()
             ticket.wake.acquire()
         self._parked[ticket] = None
-        if ticket.done or self._reading.acquire(blocking=False):  # it came, or the reader left, just before
-            is_ours = not ticket.done
+        is_ours = not ticket.done and self._reading.acquire(blocking=False)
+        if is_ours or ticket.done:  # the reader left, or it came, just before
             self._rest(self._parked, ticket, 0)
             return is_ours
         try:
@@ -214,6 +217,8 @@ class Engine:
                 self._attend_once(ticket)
             except Exception:
                 logger.exception("the reader failed, and goes on")
+        if self.pid != os.getpid():
+            threading.Event().wait()  # a greenlet that a fork took along; threading would complain of its end
 
     def _attend_once(self, ticket: Ticket) -> None:
         if self.unattended():
@@ -227,8 +232,7 @@ class Engine:
     def _glance(self) -> None:
         """Read what may have come while nobody waited for anything."""
         if self._reading.acquire(blocking=False):
-            turns = iter((True, False))
-            self._lead(lambda: next(turns), monotonic() + STEPS_S[-1])
+            self._lead(iter((True, False)).__next__, monotonic() + HURRY_S)
 
     # Reading
 
@@ -247,13 +251,16 @@ class Engine:
             self._lose("reading was interrupted")
             raise
         self.pump()
+        self.notice()
 
     def _read(self, wait_s: float) -> memoryview | None:
         """Return what came: None when nothing did, empty at the end."""
         sock = self._in
         assert sock is not None
-        if self._unsent or self.hurried():
+        if self._unsent:
             wait_s = 0
+        elif self.hurried():
+            wait_s = min(wait_s, HURRY_S)
         step_s = next((step for step in STEPS_S if step <= wait_s), STEPS_S[-1])
         try:
             if step_s != self._step_s:
@@ -289,7 +296,6 @@ class Engine:
             self._lose(lost)
         if events:
             self._dispatch(events)
-            self.notice()
 
     # The socket
 
@@ -308,7 +314,7 @@ class Engine:
                 sock.close()
                 reasons.append(error.strerror or str(error))
                 continue
-            out.settimeout(SEND_STEP_S)
+            out.settimeout(0)
             self._step_s = 0.0
             self._frames = FrameReader()
             with self._sending:
@@ -343,20 +349,23 @@ class Engine:
         if out is not None:
             out.close()
 
-    def pump(self) -> None:
-        """Write what is queued, unless another thread is at it: that one will see ours."""
+    def pump(self, *, patiently: bool = False) -> None:
+        """Write what is queued, unless another thread is at it: that one will see ours.
+
+        When the socket is full, the rest is the reader's to write; a thread that waits anyhow helps ``patiently``.
+        """
         while self._out is not None and (self._unsent or self.session.wants_write):
             if not self._sending.acquire(blocking=False):
                 return
             try:
-                goes_on = self._send()
+                goes_on = self._send(patiently)
             finally:
                 self._sending.release()
             if not goes_on:
                 return
 
-    def _send(self) -> bool:
-        """Write once; False: the socket is full or gone. The reader comes back to what is left."""
+    def _send(self, patiently: bool) -> bool:
+        """Write once; False: the socket is full or gone."""
         out = self._out
         if out is None:
             return False
@@ -368,7 +377,7 @@ class Engine:
             self._unsent = memoryview(frames(batches))
             self._is_whole = True
         try:
-            sent = out.send(self._unsent)
+            sent = _send_some(out, self._unsent, patiently)
         except (TimeoutError, BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -403,6 +412,20 @@ class Engine:
             if sock is not None and sock.fileno() >= 0:
                 os.dup2(null, sock.fileno(), inheritable=False)  # a number in use cannot be taken by another file
         os.close(null)
+
+
+def _send_some(out: socket.socket, data: memoryview, patiently: bool) -> int:
+    """Send what the socket takes; it has no timeout of its own, for that would cost another call each time."""
+    try:
+        return out.send(data)
+    except BlockingIOError:
+        if not patiently:
+            raise
+    out.settimeout(SEND_STEP_S)
+    try:
+        return out.send(data)
+    finally:
+        out.settimeout(0)
 
 
 def _orphan_all() -> None:

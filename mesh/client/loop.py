@@ -269,12 +269,16 @@ class Engine:
             self._watches.remove(watch)
         return predicate()
 
+    def check_open(self) -> None:
+        """Raise SessionClosed if `stop` was called."""
+        if self.is_stopped:
+            raise SessionClosed("this client is closed")
+
     def prepare(
         self, kind: Kind, topic: str, body: bytes, timeout_s: float, headers: Mapping[str, str] | None, flags: int
     ) -> tuple[Request, float]:
         """Check a request; return it with its deadline."""
-        if self.is_stopped:
-            raise SessionClosed("this client is closed")
+        self.check_open()
         if kind == Kind.CALL:
             timeout_s = inherited_timeout_s(timeout_s)
         request = request_of(kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits)

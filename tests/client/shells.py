@@ -5,7 +5,7 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import mesh
 from mesh import Message, Receipt, Reply, rpc
@@ -54,7 +54,7 @@ class SyncShell:
     def connect(self, socket: Path, app: str = "app", **options: Any) -> Face:
         client = mesh.connect(app, socket=socket, **options)
         self._clients.append(client)
-        return client
+        return cast(Face, client)  # its options are named, where the face only says that there are some
 
     def wrap(self, handler: Handle) -> Handle:
         return handler

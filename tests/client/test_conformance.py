@@ -4,6 +4,7 @@ import contextvars
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def topic() -> str:
 
 def echo(message: Message) -> bytes:
     return message.body
+
+
+def saying(body: bytes) -> Callable[[Message], bytes]:
+    return lambda _: body
 
 
 def test_a_call_brings_back_what_the_handler_returned(client: Face, server: Face, topic: str) -> None:
@@ -150,13 +155,13 @@ def test_a_handler_that_takes_too_long_is_indeterminate_and_hears_of_it(
 
 def test_calls_go_round_all_instances(client: Face, shell: Shell, mesh_socket: Path, topic: str) -> None:
     for name in (b"one", b"two", b"three"):
-        shell.connect(mesh_socket, "server").serve(topic, lambda _, name=name: name)
+        shell.connect(mesh_socket, "server").serve(topic, saying(name))
     assert {b"one", b"two", b"three"} == {client.call(topic).body for _ in range(3)}
 
 
 def test_a_server_name_addresses_one_instance(client: Face, shell: Shell, mesh_socket: Path, topic: str) -> None:
     for name in ("one", "two"):
-        shell.connect(mesh_socket, "server").serve(topic, lambda _, name=name: name.encode(), server=name)
+        shell.connect(mesh_socket, "server").serve(topic, saying(name.encode()), server=name)
     assert [b"two"] * 4 == [client.call(f"{topic}@two").body for _ in range(4)]
 
 

@@ -226,13 +226,15 @@ def test_a_welcome_in_a_protocol_that_was_not_offered_ends_the_connection() -> N
     agent = Agent()
     agent.dial()
     (lost,) = agent.say(welcome(protocol=9))
-    assert "1.9" in lost.reason  # type: ignore[union-attr]
+    assert isinstance(lost, Lost)
+    assert "1.9" in lost.reason
 
 
 def test_a_gap_between_batches_ends_the_connection(agent: Agent) -> None:
     agent.counter_out += 1
     (lost,) = agent.say(Ping(1))
-    assert "batch 2 came where 1 was due" in lost.reason  # type: ignore[union-attr]
+    assert isinstance(lost, Lost)
+    assert "batch 2 came where 1 was due" in lost.reason
 
 
 def test_bytes_that_are_no_batch_end_the_connection(agent: Agent) -> None:
@@ -354,7 +356,8 @@ def test_with_nothing_outstanding_nobody_is_asked_for_a_sign_of_life(agent: Agen
 def test_a_silent_agent_is_pinged_and_then_given_up(agent: Agent) -> None:
     agent.ask(timeout_s=100)
     agent.heard()
-    now, events = T0, []
+    now = T0
+    events: list[Event] = []
     while not events:
         due = agent.session.deadline()
         assert due is not None
