@@ -12,7 +12,8 @@ from mesh import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "mesh").rglob("*.py"))
-PURE = [path for path in MODULES if path.startswith("mesh/core/") or path == "mesh/client/session.py"]
+PURE_CLIENT = [f"mesh/client/{name}.py" for name in ("session", "calling", "connection", "events", "serving")]
+PURE = [path for path in MODULES if path.startswith("mesh/core/") or path in PURE_CLIENT]
 
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 500
@@ -22,8 +23,12 @@ PURE_IMPORTS = (
     *("base64", "binascii", "bisect", "collections", "copy", "enum", "functools", "hashlib", "heapq", "itertools"),
     *("math", "msgspec", "operator", "re", "statistics", "string", "struct", "textwrap", "types", "typing", "zlib"),
     *("mesh.core", "mesh.errors", "mesh.types"),
+    *("mesh.client.calling", "mesh.client.connection", "mesh.client.events", "mesh.client.serving"),
 )
-CLIENT_SESSION_ONLY = ("mesh.core.chunks", "mesh.core.ranges", "mesh.core.records", "mesh.errors", "mesh.types")
+CLIENT_SESSION_ONLY = (
+    *("mesh.core.chunks", "mesh.core.codec", "mesh.core.ranges", "mesh.core.records", "mesh.errors", "mesh.types"),
+    *("mesh.client.calling", "mesh.client.connection", "mesh.client.events", "mesh.client.serving"),
+)
 IMPURE_NAMES = ("__import__", "breakpoint", "eval", "exec", "hash", "id", "input", "open", "print")
 
 BASES = (

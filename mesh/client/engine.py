@@ -22,6 +22,7 @@ from time import monotonic
 from mesh.client.connection import Phase
 from mesh.client.events import Event, Lost
 from mesh.client.session import Session
+from mesh.client.socketpath import trust
 from mesh.client.wire import FrameReader, frames
 from mesh.errors import ProtocolError
 
@@ -308,6 +309,7 @@ class Engine:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.settimeout(0)
+                trust(path)
                 sock.connect(path)
                 out = sock.dup()
             except OSError as error:

@@ -30,6 +30,7 @@ from mesh.client.events import (
     ServingTold,
 )
 from mesh.client.session import Session
+from mesh.client.socketpath import trust
 from mesh.client.tasks import Pool
 from mesh.client.unheard import Unheard
 from mesh.client.wire import FrameReader, frames
@@ -121,6 +122,7 @@ class Engine:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 sock.setblocking(False)
                 try:
+                    trust(path)
                     sock.connect(path)  # at once or never: a full backlog is EAGAIN, which asyncio takes for success
                     wire = _Wire(self, sock.dup())
                     await self.loop.create_unix_connection(lambda made=wire: made, sock=sock)  # type: ignore[misc]

@@ -77,8 +77,9 @@ class AgentOptions(Struct, frozen=True):
         Words,
         Meta(
             description="The Unix socket for apps, at most 107 bytes; empty: the first usable of "
-            "$XDG_RUNTIME_DIR/mesh/agent.sock and /run/mesh/agent.sock. MESH_SOCKET overrides it. Apps look in the "
-            "usual places by themselves; any other path must be told to each in MESH_SOCKET."
+            "$XDG_RUNTIME_DIR/mesh/agent.sock, /run/mesh/agent.sock and /tmp/mesh-UID/agent.sock. MESH_SOCKET "
+            "overrides it. Apps look in the usual places by themselves; any other path must be told to each in "
+            "MESH_SOCKET."
         ),
     ] = ""
     socket_group: Annotated[

@@ -53,7 +53,7 @@ def state_place(fleet: str, environ: Mapping[str, str], machine: Machine) -> tup
 def socket_place(environ: Mapping[str, str], user_id: int) -> str:
     """Return the first of the places where apps look that can be used; raises ValueError with why none can."""
     reasons = []
-    for path in socketpath.candidates(environ={**environ, "MESH_SOCKET": ""}):
+    for path in socketpath.candidates(environ={**environ, "MESH_SOCKET": ""}, user_id=user_id):
         reason = _unusable(Path(path).parent, user_id)
         if reason is None:
             return path

@@ -243,7 +243,9 @@ def test_a_socket_path_has_a_limit(tmp_path: Path) -> None:
 
 
 def test_without_a_place_for_the_socket_it_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mesh.client.socketpath.RUN_PATH", str(tmp_path / "absent" / "mesh" / "agent.sock"))
+    absent = tmp_path / "absent" / "mesh"
+    monkeypatch.setattr("mesh.client.socketpath.RUN_PATH", str(absent / "agent.sock"))
+    monkeypatch.setattr("mesh.client.socketpath.own_directory", lambda user: str(absent))
     found = problem(tmp_path, "", {"XDG_RUNTIME_DIR": ""})
     assert found.startswith("[agent] socket: no usual place can be used (")
 
