@@ -9,7 +9,7 @@ import click
 __all__ = ["agent", "agent_command"]
 
 
-@click.command()
+@click.command(short_help="Run this machine's agent.")
 @click.option(
     "--config",
     "path",

@@ -8,14 +8,11 @@ import contextlib
 import json
 import os
 import platform
-import socket
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -40,7 +37,7 @@ Rounds = Sequence[Mapping[str, Mapping[str, float]]]
 _MEASURES = ("floor", "latency", "calls", "casts")
 
 
-@click.command()
+@click.command(short_help="Measure calls and casts beside plain ZeroMQ.")
 @click.option(
     "--seconds", type=click.FloatRange(2, 600), default=20.0, show_default=True, help="How long to measure, in all."
 )
@@ -58,55 +55,6 @@ def bench(seconds: float, rounds: int, as_json: bool) -> None:
         _print(report)
 
 
-class _Program:
-    """One of `bench_programs`, ready; it ends when its standard input does."""
-
-    def __init__(self, stack: ExitStack, role: str, *addresses: str, answers: bool = True) -> None:
-        from mesh.cli.private import StartFailed, die_with_parent
-
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mesh.cli.bench_programs", role, *addresses],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        stack.callback(self._end)
-        if answers and not self._read():
-            raise StartFailed(f"the bench's {role} did not start; its errors are above")
-
-    def ask(self, what: str, seconds: float) -> dict[str, float]:
-        """Have it measure; return its answer."""
-        from mesh.cli.private import StartFailed
-
-        self._stdin.write(json.dumps({"what": what, "seconds": seconds}) + "\n")
-        self._stdin.flush()
-        line = self._read()
-        if not line:
-            raise StartFailed(f"the bench's program ended while it measured {what}; its errors are above")
-        answer: dict[str, float] = json.loads(line)
-        return answer
-
-    @property
-    def _stdin(self) -> IO[str]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
-
-    def _end(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stdin.close()
-        try:
-            self._process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
 def _measure(seconds: float, rounds: int) -> Rounds:
     """Start everything, warm it up, and measure in turns with a progress bar."""
     from rich.console import Console
@@ -115,41 +63,44 @@ def _measure(seconds: float, rounds: int) -> Rounds:
     from mesh.cli.private import private_directory, unwinding
 
     each_s = seconds / (rounds * len(_MEASURES))
+    results: list[dict[str, dict[str, float]]] = [{} for _ in range(rounds)]
     with unwinding(), private_directory() as directory, ExitStack() as stack:
         ask = _start(directory, stack)
         for what in _MEASURES:
             ask(what, each_s / 2)
-        order = track(range(rounds), "measuring", console=Console(stderr=True), transient=True)
-        return [{what: ask(what, each_s) for what in _MEASURES} for _ in order]
+        order = [(result, what) for result in results for what in _MEASURES]
+        for result, what in track(order, "measuring", console=Console(stderr=True), transient=True):
+            result[what] = ask(what, each_s)
+    return results
 
 
 def _start(directory: Path, stack: ExitStack) -> Callable[[str, float], dict[str, float]]:
     """Start agents, apps and the floor; return what measures one thing for so many seconds."""
-    from mesh.cli.private import PrivateAgent
+    from mesh.cli.private import PrivateAgent, free_port
+    from mesh.cli.programs import Program
 
-    front, middle, back = f"ipc://{directory}/front", f"tcp://127.0.0.1:{_free_port()}", f"ipc://{directory}/back"
     agents = [stack.enter_context(PrivateAgent(directory, node)) for node in ("near", "far")]
-    _Program(stack, "proxy", front, middle, answers=False)
-    _Program(stack, "proxy", middle, back, answers=False)
-    _Program(stack, "rep", back, answers=False)
     for agent in agents:
         agent.wait_ready()
-    _Program(stack, "server", str(agents[1].socket))
-    caller = _Program(stack, "caller", str(agents[0].socket))
-    floor = _Program(stack, "req", front)
+
+    def start(role: str, *addresses: str) -> Program:
+        program = stack.enter_context(Program("mesh.cli.bench_programs", role, *addresses))
+        program.read()
+        return program
+
+    front, middle, back = f"ipc://{directory}/front", f"tcp://127.0.0.1:{free_port()}", f"ipc://{directory}/back"
+    start("rep", back)
+    start("proxy", middle, back)
+    start("proxy", front, middle)
+    start("server", str(agents[1].socket))
+    floor, caller = start("req", front), start("caller", str(agents[0].socket))
 
     def ask(what: str, seconds: float) -> dict[str, float]:
-        return floor.ask("latency", seconds) if what == "floor" else caller.ask(what, seconds)
+        program, question = (floor, "latency") if what == "floor" else (caller, what)
+        answer: dict[str, float] = json.loads(program.ask(json.dumps({"what": question, "seconds": seconds})))
+        return answer
 
     return ask
-
-
-def _free_port() -> int:
-    """Return a loopback port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 # What it says
@@ -195,10 +146,9 @@ def _print(report: Mapping[str, Any]) -> None:
     out.print(rows_table(("64 B", "P50", "P99", "RATE"), rows, ("P50", "P99", "RATE")))
     out.print()
     p50, calls = report["p50_over_floor"], report["calls_times_floor"]
-    out.print(f"p50 / floor             {_judged(p50, p50 <= P50_RATIO_MAX)}   (aim: at most {P50_RATIO_MAX})")
-    out.print(
-        f"calls/s × floor's p50   {_judged(calls, calls >= CALLS_TIMES_FLOOR_MIN)}   (aim: at least {CALLS_TIMES_FLOOR_MIN})"
-    )
+    shown = _judged(p50, p50 <= P50_RATIO_MAX), _judged(calls, calls >= CALLS_TIMES_FLOOR_MIN)
+    out.print(f"p50 / floor            {shown[0]}   (aim: at most {P50_RATIO_MAX})")
+    out.print(f"calls/s × floor's p50  {shown[1]}   (aim: at least {CALLS_TIMES_FLOOR_MIN})")
 
 
 def _judged(value: float, is_good: bool) -> str:

@@ -1,11 +1,13 @@
 """The programs that `bench` starts: ``python -m mesh.cli.bench_programs ROLE ADDRESS…``.
 
-Those that measure read questions from standard input, a JSON object a line, and answer each with one on standard
-output; all end when standard input does, or when they are told by a signal.
+Each says a line when it is ready, and ends when its standard input does. Those that measure are asked there, a JSON
+object a line, and answer with one on standard output.
 """
 
 import json
+import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,6 +43,7 @@ def proxy(front: str, back: str) -> None:
     router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
     router.bind(front)
     dealer.connect(back)
+    _ready_until_input_ends()
     zmq.proxy(router, dealer)
 
 
@@ -50,6 +53,7 @@ def rep(address: str) -> None:
 
     replier = zmq.Context().socket(zmq.REP)
     replier.bind(address)
+    _ready_until_input_ends()
     while True:
         replier.send(replier.recv())
 
@@ -157,14 +161,27 @@ def _casts(client: "Client", seconds: float) -> Answer:
         time.sleep(0.01)
 
 
+def _ready_until_input_ends() -> None:
+    """Say so, and have the process end with its input, for the main thread never looks there."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        os._exit(0)
+
+    _say({})
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _answer_questions(measures: dict[str, Callable[[float], Answer]]) -> None:
-    sys.stdout.write("{}\n")
-    sys.stdout.flush()
+    _say({})
     for line in sys.stdin:
         question: dict[str, Any] = json.loads(line)
-        answer = measures[question["what"]](question["seconds"])
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        _say(measures[question["what"]](question["seconds"]))
+
+
+def _say(answer: Answer) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 ROLES: dict[str, Callable[..., None]] = {
@@ -179,10 +196,7 @@ ROLES: dict[str, Callable[..., None]] = {
 def main(arguments: Sequence[str]) -> None:
     """Be one of the programs."""
     role, *addresses = arguments
-    try:
-        ROLES[role](*addresses)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    ROLES[role](*addresses)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import click
 __all__ = ["completion"]
 
 
-@click.command()
+@click.command(short_help="Print a shell completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

@@ -1,46 +1,43 @@
 """`demo`: three agents, workers on two of them, and an app on the third that has words counted while one is killed."""
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from mesh.cli.demo_work import TIMEOUT_S, Job, in_turns, read_texts
 from mesh.cli.exits import Exit
-from mesh.cli.wordcount import PIECE, PIECES, TALLY, WORDS, count_words, split
-from mesh.errors import MeshError, OutcomeError
+from mesh.cli.wordcount import TALLY, WORDS, count_words, split
+from mesh.errors import MeshError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mesh.cli.demo_view import Stage
-    from mesh.cli.private import PrivateAgent
-    from mesh.client.api import Reply
     from mesh.client.sync import Client
 
-__all__ = ["Job", "demo", "in_turns", "read_texts"]
+__all__ = ["demo"]
 
 SENDER, WORKERS = "anna", ("bert", "carl")
 VICTIM = "carl"
 
-FILES_MAX = 10_000
-TEXT_BYTES_MAX = 64 << 20
-PIECES_MIN = 120
+PIECES_ABOUT = 120
 COLD_CALLS, COLD_PAUSE_S = 3, 0.7
 WORK_S = 10.0
-ATTEMPTS = 3
-TIMEOUT_S = 15.0
 COOLING_MAX_S = 20.0
 LOOK_S = 0.2
 
-SETTINGS: Mapping[str, Mapping[str, object]] = {
+Settings = Mapping[str, Mapping[str, object]]
+
+SETTINGS: Settings = {
     "agent": {"fleet": "demo"},
     # Hot and cold in seconds, so that both are seen.
     "heat": {"half_life_s": 1.0, "dwell_s": 2.0},
@@ -59,7 +56,7 @@ What to try next:
 """
 
 
-@click.command()
+@click.command(short_help="Watch three agents do real work.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--consul", is_flag=True, help="Find each other through a real Consul, and print its UI's address.")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
@@ -82,21 +79,20 @@ def demo(files: tuple[Path, ...], consul: bool, keep: bool) -> int:
             counted = show.run(texts)
         expected = sum(map(count_words, texts))
         out.print(_verdict(counted, expected), highlight=False)
+        out.print(f"\n{NEXT}", markup=False)
         if keep:
-            out.print(f"\nleft running until Ctrl-C; an agent's socket: {directory}/{SENDER}.sock", soft_wrap=True)
-            signal.pause()
-    out.print(f"\n{NEXT}", markup=False)
+            _keep(out, directory, settings)
     return Exit.OK if counted == (expected, expected) else Exit.FAILED
 
 
-def read_texts(files: Sequence[Path]) -> list[bytes]:
-    """Return the contents of files; raises UsageError beyond the limits."""
-    if len(files) > FILES_MAX:
-        raise click.UsageError(f"{len(files)} files are more than {FILES_MAX}: name fewer")
-    size = sum(file.stat().st_size for file in files)
-    if size > TEXT_BYTES_MAX:
-        raise click.UsageError(f"the files hold {size} bytes, more than {TEXT_BYTES_MAX}: name fewer")
-    return [file.read_bytes() for file in files]
+def _keep(out: "Console", directory: Path, settings: Settings) -> None:
+    """Leave everything as it is until Ctrl-C, and say how to look at it."""
+    out.print("Left running until Ctrl-C. In another terminal:")
+    out.print(f"    export MESH_SOCKET={directory}/{SENDER}.sock", soft_wrap=True)
+    if "matchmaker.consul" in settings:
+        out.print(f"Consul's UI: {settings['matchmaker.consul']['address']}/ui/", soft_wrap=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 def _verdict(counted: tuple[int, int], expected: int) -> str:
@@ -110,7 +106,7 @@ def _verdict(counted: tuple[int, int], expected: int) -> str:
     return "\n".join(("", *lines, f"{line('counted here, without a mesh', expected)}   {equal}"))
 
 
-def _with_consul(stage: "Stage", directory: Path, stack: ExitStack) -> Mapping[str, Mapping[str, object]]:
+def _with_consul(stage: "Stage", directory: Path, stack: ExitStack) -> Settings:
     """Start a Consul; return the settings of agents that use it."""
     from mesh.cli.demo_consul import consul_server, own_address
 
@@ -125,56 +121,12 @@ def _with_consul(stage: "Stage", directory: Path, stack: ExitStack) -> Mapping[s
     }
 
 
-class Job:
-    """One thing to send, as often as it takes. A piece that is counted twice has the same name each time."""
-
-    def __init__(self, client: "Client", body: bytes, piece: str = "") -> None:
-        self.body = body
-        self.piece = piece
-        self.attempts = 0
-        self._client = client
-        self._future: Future[Any] = Future()
-
-    def send(self) -> None:
-        """Send it: a piece as a cast, any other as a call."""
-        self.attempts += 1
-        client = self._client
-        if self.piece:
-            headers = {PIECE: self.piece}
-            self._future = client.cast_async(PIECES, self.body, headers=headers, ttl_s=TIMEOUT_S, confirm=True)
-        else:
-            self._future = client.call_async(WORDS, self.body, timeout_s=TIMEOUT_S, idempotent=True)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self._future.done()
-
-    def finish(self) -> "Reply | None":
-        """Wait for its end, and send it again if that is not good; raises the last OutcomeError."""
-        while True:
-            try:
-                reply: Reply | None = self._future.result(2 * TIMEOUT_S)
-                return reply
-            except OutcomeError:
-                if self.attempts >= ATTEMPTS:
-                    raise
-                self.send()
-
-
-def in_turns(first: Sequence[Job], second: Sequence[Job]) -> list[Job]:
-    """Return two sequences as one, mixed evenly."""
-    places = [(number / len(jobs), job) for jobs in (first, second) for number, job in enumerate(jobs)]
-    return [job for _, job in sorted(places, key=lambda place: place[0])]
-
-
 class _Show:
     """The demo's parts, in the order of `run`."""
 
-    def __init__(
-        self, stage: "Stage", directory: Path, settings: Mapping[str, Mapping[str, object]], stack: ExitStack
-    ) -> None:
+    def __init__(self, stage: "Stage", directory: Path, settings: Settings, stack: ExitStack) -> None:
         from mesh.cli.private import PrivateAgent
+        from mesh.cli.programs import Program
         from mesh.client.sync import connect
 
         self.stage = stage
@@ -185,12 +137,14 @@ class _Show:
         }
         for agent in self.agents.values():
             agent.wait_ready()
-        for node in WORKERS:
-            _start_worker(stack, self.agents[node])
+        workers = [
+            stack.enter_context(Program("mesh.cli.wordcount", str(self.agents[node].socket), node)) for node in WORKERS
+        ]
+        for worker in workers:
+            worker.read()
         stage.say(f"workers serve on {' and '.join(WORKERS)}, the app is on {SENDER}")
         self.looks: dict[str, Client] = {
-            node: stack.enter_context(connect("demo-view", socket=agent.socket))
-            for node, agent in self.agents.items()
+            node: stack.enter_context(connect("demo-view", socket=agent.socket)) for node, agent in self.agents.items()
         }
         self.app = stack.enter_context(connect("demo", socket=self.agents[SENDER].socket))
         self.stopped = threading.Event()
@@ -235,19 +189,22 @@ class _Show:
     def _work(self, texts: Sequence[bytes]) -> tuple[int, int]:
         """Send everything over some seconds, and kill a reactor half way."""
         calls = [Job(self.app, text) for text in texts]
-        pieces = split(texts, PIECES_MIN)
+        pieces = split(texts, PIECES_ABOUT)
         casts = [Job(self.app, piece, f"{number}") for number, piece in enumerate(pieces)]
         jobs = in_turns(calls, casts)
         size = sum(map(len, texts))
-        self.stage.enter(f"{len(calls)} files as calls, and again as {len(casts)} casts ({2 * size:,} bytes): it gets hot")
+        sent = f"{len(calls)} files as calls, and again as {len(casts)} casts"
+        self.stage.enter(f"{sent}, {2 * size:,} bytes in all: it gets hot")
         self.stage.total = len(jobs)
         began, watching = time.monotonic(), None
+        under_way: list[Job] = []
         for number, job in enumerate(jobs):
             time.sleep(max(0.0, began + WORK_S * number / len(jobs) - time.monotonic()))
             if number == len(jobs) // 2:
                 watching = self._kill()
             job.send()
-            self.stage.done = sum(each.is_done for each in jobs[: number + 1])
+            under_way = [each for each in (*under_way, job) if not each.is_done]
+            self.stage.done = number + 1 - len(under_way)
         by_calls = sum(int(reply.body) for reply in [job.finish() for job in calls] if reply)
         for job in casts:
             job.finish()
@@ -300,23 +257,3 @@ class _Show:
         while time.monotonic() < until and look.query("links"):
             time.sleep(LOOK_S)
         time.sleep(2 * LOOK_S)
-
-
-def _start_worker(stack: ExitStack, agent: "PrivateAgent") -> None:
-    """Start a worker and wait until it serves; it ends when the stack does."""
-    from mesh.cli.private import StartFailed, die_with_parent
-
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mesh.cli.wordcount", str(agent.socket), agent.node],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=die_with_parent,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stack.callback(process.wait)
-    stack.callback(process.stdin.close)
-    if not process.stdout.readline():
-        raise StartFailed(f"the worker of {agent.node} did not start; its errors are above")

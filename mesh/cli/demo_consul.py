@@ -4,14 +4,13 @@ import contextlib
 import ipaddress
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from mesh.cli.private import STOP_S, StartFailed, die_with_parent
+from mesh.cli.private import STOP_S, StartFailed, free_port, leashed
 
 __all__ = ["consul_server", "own_address"]
 
@@ -23,8 +22,8 @@ _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "consul"
 def consul_server(directory: Path) -> Iterator[str]:
     """Run a server and yield its address; raises StartFailed."""
     binary = _binary()
-    port, config, log = _free_port(), directory / "consul.json", directory / "consul.log"
-    ports = {"http": port, "server": _free_port(), "serf_lan": _free_port(), "serf_wan": -1}
+    port, config, log = free_port(), directory / "consul.json", directory / "consul.log"
+    ports = {"http": port, "server": free_port(), "serf_lan": free_port(), "serf_wan": -1}
     ports |= {"dns": -1, "grpc": -1, "grpc_tls": -1}
     settings = {
         "node_name": "demo",
@@ -39,12 +38,11 @@ def consul_server(directory: Path) -> Iterator[str]:
     config.write_text(json.dumps(settings), encoding="utf-8")
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [binary, "agent", "-dev", f"-config-file={config}"],
+            leashed([binary, "agent", "-dev", f"-config-file={config}"]),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -92,11 +90,3 @@ def _wait_for_leader(process: subprocess.Popen[bytes], address: str, log: Path) 
                 return
         time.sleep(0.1)
     raise StartFailed(f"Consul did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
-
-
-def _free_port() -> int:
-    """Return a loopback port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -67,7 +67,8 @@ class Stage:
 
     def say(self, text: str, style: str = "") -> None:
         """Something happened."""
-        line = f"[dim]{time.monotonic() - self._began:5.1f} s[/]  " + (f"[{style}]{escape(text)}[/]" if style else escape(text))
+        text = f"[{style}]{escape(text)}[/]" if style else escape(text)
+        line = f"[dim]{time.monotonic() - self._began:5.1f} s[/]  {text}"
         with self._lock:
             self._events.append(line)
         if not self.console.is_terminal:

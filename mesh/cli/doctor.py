@@ -43,7 +43,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@click.command()
+@click.command(short_help="Check this machine and its agent.")
 @click.option(
     "--config",
     "path",

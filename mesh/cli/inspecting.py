@@ -31,7 +31,7 @@ REDRAW_S = 1.0
 _answer_timeout = timeout_option(2.0, "How long to wait for the agent.")
 
 
-@click.command()
+@click.command(short_help="Who the local agent is, how it is doing, its apps.")
 @watch_option
 @json_option
 @_answer_timeout
@@ -43,7 +43,7 @@ def status(watch: bool, as_json: bool, timeout_s: float, socket: str | None) -> 
     _show("status", status_view, watch, as_json, timeout_s, socket)
 
 
-@click.command()
+@click.command(short_help="Topics of interest here, and who serves them.")
 @watch_option
 @json_option
 @_answer_timeout
@@ -55,7 +55,7 @@ def topics(watch: bool, as_json: bool, timeout_s: float, socket: str | None) -> 
     _show("topics", topics_table, watch, as_json, timeout_s, socket)
 
 
-@click.command()
+@click.command(short_help="Links to other agents: kind, reason, traffic.")
 @watch_option
 @json_option
 @_answer_timeout
@@ -119,7 +119,7 @@ def _watch(client: "Client", what: str, draw: "Callable[[Any], RenderableType]",
             time.sleep(REDRAW_S)
 
 
-@click.command()
+@click.command(short_help="Measure round trips.")
 @topic_argument("targets", nargs=-1, metavar="[NODE|TOPIC]...")
 @click.option("--count", type=click.IntRange(min=1), default=3, show_default=True, help="How often to ask.")
 @timeout_option(2.0, "How long to wait for each answer.")
@@ -136,7 +136,7 @@ def ping(
     """
     with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
         peers = {link["peer"]: link for link in client.query("links", timeout_s=timeout_s)}
-        results = [_ping(client, peers, target, count, timeout_s) for target in targets or ("",)]
+        results = [_ping(client, peers, target, count, timeout_s) for target in targets or (client.node,)]
     for result in results:
         if as_json:
             click.echo(json.dumps(result))
@@ -149,23 +149,24 @@ def ping(
 
 def _ping(client: "Client", peers: dict[str, Any], target: str, count: int, timeout_s: float) -> dict[str, Any]:
     """Return one target's round trips in ms, or why there are none, and the exit status that says so."""
-    if target in peers and target:
+    if target in peers:
         rtt_ms = peers[target]["rtt_ms"]
         if rtt_ms is None:
-            return {"target": target, "error": "its link has not been heartbeated yet; ask again", "status": Exit.FAILED}
+            return {"target": target, "error": "no heartbeat on its link yet: ask again", "status": Exit.FAILED}
         return {"target": target, "rtt_ms": [rtt_ms], "how": "the link's last heartbeat", "status": Exit.OK}
-    if not target or target == client.node:
-        how, ask = "the local agent's status", lambda: client.query("status", timeout_s=timeout_s)
-    else:
-        how, ask = "a call", lambda: client.call(target, timeout_s=timeout_s, idempotent=True)
+    is_agent = target == client.node
+    how = "the local agent's status" if is_agent else "a call"
     rtts_ms = []
     for _ in range(count):
         began = time.perf_counter()
         try:
-            ask()
+            if is_agent:
+                client.query("status", timeout_s=timeout_s)
+            else:
+                client.call(target, timeout_s=timeout_s, idempotent=True)
         except RemoteError as error:
             how = f"a call; its handler failed: {error.type}"
         except MeshError as error:
-            return {"target": target or client.node, "error": str(error), "status": exit_of(error)}
+            return {"target": target, "error": str(error), "status": exit_of(error)}
         rtts_ms.append(round((time.perf_counter() - began) * 1000, 3))
-    return {"target": target or client.node, "rtt_ms": rtts_ms, "how": how, "status": Exit.OK}
+    return {"target": target, "rtt_ms": rtts_ms, "how": how, "status": Exit.OK}

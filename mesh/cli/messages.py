@@ -29,7 +29,7 @@ __all__ = ["call", "cast", "fanout", "rpc"]
 _WAITED = "How long to wait for the end; what has not begun by then never does."
 
 
-@click.command()
+@click.command(short_help="Ask one instance of a topic, print its reply.")
 @topic_argument()
 @body_argument
 @timeout_option(10.0, "How long to wait for the reply.")
@@ -54,7 +54,7 @@ def call(
 
     Without BODY, or with - for it, the body is read from standard input.
     """
-    data, kept = read_body(body), headers_of(headers)
+    kept, data = headers_of(headers), read_body(body)
     with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
         began = time.perf_counter()
         reply = client.call(topic, data, timeout_s=timeout_s, headers=kept, wait=wait, idempotent=idempotent)
@@ -67,7 +67,7 @@ def call(
     click.echo(json.dumps({**report, "id": str(reply.id), "elapsed_ms": round(elapsed_ms, 3)}))
 
 
-@click.command()
+@click.command(short_help="Send to one instance of a topic.")
 @topic_argument()
 @body_argument
 @timeout_option(10.0, _WAITED)
@@ -93,14 +93,14 @@ def cast(
     What an app has sent is kept only as long as the app lives, so this command stays until then. Without BODY, or with
     - for it, the body is read from standard input.
     """
-    data, kept = read_body(body), headers_of(headers)
+    kept, data = headers_of(headers), read_body(body)
     with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
         id = client.cast(topic, data, ttl_s=timeout_s, headers=kept, confirm=True, wait=wait, once=once)
     if as_json:
         click.echo(json.dumps({"id": str(id)}))
 
 
-@click.command()
+@click.command(short_help="Send to every instance of a topic.")
 @topic_argument()
 @body_argument
 @timeout_option(10.0, _WAITED)
@@ -122,7 +122,7 @@ def fanout(
     Exits with 1 if a handler failed and with 6 if the end of one is not known. Without BODY, or with - for it, the body
     is read from standard input.
     """
-    data, kept = read_body(body), headers_of(headers)
+    kept, data = headers_of(headers), read_body(body)
     with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
         receipt = client.fanout(topic, data, ttl_s=timeout_s, headers=kept, confirm=True)
     counts = {name: getattr(receipt, name) for name in ("asked", "finished", "failed", "unknown")}
@@ -139,7 +139,7 @@ def _verdict(receipt: "Receipt") -> Exit:
     return Exit.INDETERMINATE if receipt.unknown else Exit.OK
 
 
-@click.command()
+@click.command(short_help="Call a typed method.")
 @topic_argument()
 @click.argument("method")
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")

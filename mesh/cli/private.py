@@ -1,16 +1,16 @@
 """Agents of one's own: processes on loopback with a directory each, ended with whoever started them."""
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,14 +19,19 @@ from mesh.cli.agent import agent_command
 from mesh.client.sync import connect
 from mesh.errors import AgentUnavailable, MeshError
 
-__all__ = ["PrivateAgent", "StartFailed", "die_with_parent", "private_directory", "unwinding"]
+__all__ = ["STOP_S", "PrivateAgent", "StartFailed", "free_port", "leashed", "private_directory", "unwinding"]
 
 START_S = 20.0
 STOP_S = 3.0
 LOG_TAIL_CHARS = 2_000
 
-_PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None).prctl
+# 1 is PR_SET_PDEATHSIG, which outlives the exec.
+_LEASH = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 Settings = Mapping[str, Mapping[str, object]]
 
@@ -57,13 +62,12 @@ class PrivateAgent:
         config.write_text(_toml(sections), encoding="utf-8")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                agent_command(config),
+                leashed(agent_command(config)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for us, who end it after what uses it
-                preexec_fn=die_with_parent,
             )
 
     def __enter__(self) -> Self:
@@ -119,9 +123,17 @@ def unwinding() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process, just forked, when its parent dies without a word."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def free_port() -> int:
+    """Return a loopback port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """Return a command that runs another, to which the kernel sends SIGTERM when this process dies without a word."""
+    return [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *command]
 
 
 def _environment() -> dict[str, str]:

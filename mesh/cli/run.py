@@ -22,7 +22,7 @@ _FORWARDED = (
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(short_help="Run a program with an agent of its own.", context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: tuple[str, ...]) -> int:
     """Run COMMAND with a private agent, and exit with its status.

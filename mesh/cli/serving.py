@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -25,7 +27,7 @@ class CommandFailed(Exception):
     """The command did not exit with 0, could not be started, or took too long."""
 
 
-@click.command()
+@click.command(short_help="Serve a topic with a command of the system.")
 @topic_argument()
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--server", default="", metavar="NAME", help="The name of this instance, as in TOPIC@NAME.")
@@ -34,9 +36,7 @@ class CommandFailed(Exception):
 )
 @namespace_option
 @socket_option
-def serve(
-    topic: str, command: tuple[str, ...], server: str, workers: int, namespace: str, socket: str | None
-) -> None:
+def serve(topic: str, command: tuple[str, ...], server: str, workers: int, namespace: str, socket: str | None) -> None:
     """Serve TOPIC by running COMMAND for each message, until Ctrl-C or SIGTERM.
 
     The body is the command's standard input, its standard output is the reply. If it does not exit with 0, its caller
@@ -49,10 +49,27 @@ def serve(
     """
     if shutil.which(command[0]) is None:
         raise click.UsageError(f"{command[0]!r} is not a command that can be run: check its name and PATH")
+    _log_in_lines()
     with connected(socket, namespace=namespace, timeout_s=10.0) as client:
-        client.serve(topic, lambda message: run_command(command, message), server=server, workers=workers, prefetch=workers)
+        handler = partial(run_command, command)
+        client.serve(topic, handler, server=server, workers=workers, prefetch=workers)
         click.echo(f"serving {topic} on {client.node} with {command[0]}; Ctrl-C ends it", err=True)
         client.run()
+
+
+def _log_in_lines() -> None:
+    """Have the client's warnings written as a line each: of what a command did, a traceback tells nothing."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("mesh: %(message)s"))
+    handler.addFilter(shorten)
+    logging.getLogger("mesh").addHandler(handler)
 
 
 def run_command(command: tuple[str, ...], message: "Message") -> bytes:

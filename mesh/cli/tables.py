@@ -71,7 +71,8 @@ def why_of(link: Report) -> str:
     """Return why a link is there: its topics with their rates or pins, what is in flight, or the peer's wish."""
     reasons = []
     for topic in link["topics"]:
-        heat = f"pinned {topic['pin']}" if topic["pin"] else f"{'hot' if topic['hot'] else 'cold'} {topic['rate']:.1f}/s"
+        rated = f"{'hot' if topic['hot'] else 'cold'} {topic['rate']:.1f}/s"
+        heat = f"pinned {topic['pin']}" if topic["pin"] else rated
         reasons.append(f"{topic['topic']} {heat}")
     if link["leases"]:
         reasons.append(f"{link['leases']} in flight")

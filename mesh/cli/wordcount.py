@@ -29,10 +29,10 @@ def count_words(text: bytes) -> int:
     return sum(1 for _ in _WORD.finditer(text))
 
 
-def split(texts: Iterable[bytes], pieces_min: int) -> list[bytes]:
-    """Cut texts at line ends into about ``pieces_min`` pieces or more, of much the same size."""
+def split(texts: Iterable[bytes], count: int) -> list[bytes]:
+    """Cut texts at line ends into about ``count`` pieces of much the same size."""
     texts = list(texts)
-    size = max(1, sum(map(len, texts)) // pieces_min)
+    size = max(1, sum(map(len, texts)) // count)
     pieces = []
     for text in texts:
         start = 0
