@@ -91,6 +91,7 @@ class Node:
     def _assemble(self, state: State, options: NodeOptions) -> None:
         self.state = state
         self.options = options
+        self.tick_s = min(0.25, options.liveness.heartbeat_s / 4)
         self.context = Context(state, options)
         self.facts = self.context.facts
         self.calling = Calling(self.context)
@@ -173,13 +174,13 @@ class Node:
 
     def deadline(self) -> float:
         """Return when `tick` wants to be called next."""
-        timers = (self.state.outbox.wheel.deadline(), self.state.pool.deadline())
-        earliest = min((due for due in timers if due is not None), default=float("inf"))
-        self.state.due_at = max(self.state.ticked_at, min(earliest, self.state.ticked_at + self._tick_s()))
+        state = self.state
+        due = state.ticked_at + self.tick_s
+        for timer in (state.outbox.wheel.deadline(), state.pool.due):
+            if timer is not None and timer < due:
+                due = timer
+        self.state.due_at = max(state.ticked_at, due)
         return self.state.due_at
-
-    def _tick_s(self) -> float:
-        return min(0.25, self.options.liveness.heartbeat_s / 4)
 
     def tick(self, now: float) -> None:
         """Do what is due. Called late, it first takes its own lag off everybody else's silence."""
@@ -188,7 +189,7 @@ class Node:
         if lag_s > self.options.liveness.heartbeat_s / 2:
             state.peers.lagged(lag_s)
             self.context.note(notes.LAGGED, Level.WARNING, lag_s=round(lag_s, 3))
-        state.ticked_at = now
+        state.ticked_at, state.due_at = now, 0.0
         self.recovery.tick(now)
         self.serving.tick(now)
         self.apps.tick(now)
@@ -248,6 +249,8 @@ class Node:
         left = len(state.outbox.entries) + len(state.fans)
         for caller in state.inbox.callers.values():
             left += sum(handed.stage is not Stage.ENDED for handed in caller.handed.values())
+        chunkers = [link.chunker for link in state.peers.links.values()] + [app.chunker for app in state.apps.values()]
+        left += sum(len(chunker.outgoing) for chunker in chunkers)
         if (left or state.departing) and now < state.drain_until:
             return
         for link in state.peers.links.values():

@@ -107,10 +107,11 @@ class Slot(Struct):
 
 
 class Pool(Struct):
-    """The slots, and how many of them take a place of the budget."""
+    """The slots, and how many take a place of the budget. ``due``: when the first pause before a wanted dial ends."""
 
     slots: dict[str, Slot] = field(default_factory=dict)
     taken: int = 0
+    due: float | None = None
 
     def slot(self, node: str) -> Slot:
         """Return the slot of a node, making one."""
@@ -223,6 +224,8 @@ class Pool(Struct):
         for slot in ready:
             slot.retry_at = 0.0  # its pause is over: it waits for room, which no timer brings
         closing = sum(slot.state is State.CLOSING for slot in self.slots.values()) if ready else 0
+        pauses = (slot.retry_at for slot in self.slots.values() if slot.wanted and slot.retry_at)
+        self.due = min(pauses, default=None)
         return actions + self._evict(len(ready) - closing)
 
     def _evict(self, count: int) -> list[Action]:
@@ -234,10 +237,6 @@ class Pool(Struct):
         for slot in idle[:count]:
             slot.state = State.CLOSING
         return [Close(slot.node, "evicted: links_max") for slot in idle[:count]]
-
-    def deadline(self) -> float | None:
-        """Return when a wanted slot may next be dialled, or None."""
-        return min((slot.retry_at for slot in self.slots.values() if slot.wanted and slot.retry_at), default=None)
 
 
 def backoff_s(failures: int, options: PoolOptions, rng: Rng) -> float:

@@ -69,17 +69,17 @@ class Serving:
         if problem:
             self.context.tell(app, Served(record.topic, record.server, False, problem))
             return None
-        workers, prefetch = max(1, record.workers), max(1, record.prefetch)
         self.context.tell(app, Served(record.topic, record.server, True))
-        if service is not None and not service.leaving:
-            service.workers, service.prefetch = workers, prefetch
-            return None
         if service is None:
-            service = app.services[record.topic] = Service(record.topic, record.server, workers, prefetch)
+            service = app.services[record.topic] = Service(record.topic, record.server, 1, 1, leaving=True)
+        service.workers, service.prefetch = max(1, record.workers), max(1, record.prefetch)
+        if not service.leaving:
+            self._hand_out(app, service, now)
+            return None
         service.leaving = False
         instance = self._instance(app, service)
-        departing = self.state.departing
-        departing[:] = [d for d in departing if (d[1].key, d[1].topic_key) != (instance.key, instance.topic_key)]
+        mine = (app.session, record.topic)
+        self.state.departing = [d for d in self.state.departing if (d[1].session, d[1].topic) != mine]
         self.state.directory.add_local(instance, now)
         self.context.effects.append(Register(instance))
         self.context.note(notes.SERVICE_STARTED, Level.INFO, topic=record.topic, server=record.server, app=app.name)
@@ -107,8 +107,7 @@ class Serving:
         instance = self._instance(app, service, Health.MAINTENANCE)
         self.state.directory.remove_local(instance, self.options.directory, now, orderly=True)
         self.context.effects.append(Renew(instance, Health.MAINTENANCE, "draining"))
-        linger_s = self.options.directory.leave_linger_s
-        self.state.departing.append((now + linger_s, instance))
+        self.state.departing.append((now + self.options.directory.leave_linger_s, instance))
         self._give_back_queue(app, service, "draining", now)
 
     def _finish_leaving(self, app: App, service: Service) -> None:
@@ -452,10 +451,13 @@ class Serving:
         self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts))
 
     def resumed(self, app: App, now: float) -> None:
-        """An app is back: it is asked what waits to be asked, and handed again what its old socket may have swallowed."""
+        """An app is back: it is asked what waits to be asked, and handed again what its old socket may have lost. What
+        overran is let go: its end may have been lost too, and nobody remembers enough to ask."""
         for _, ask in self.state.questions.pop(app.session, ()):
             self.context.tell(app, ask)
-        for service in app.services.values():
+        for service in list(app.services.values()):
+            for id in list(service.overrun):
+                self._free(app, service, id, service.overrun.pop(id), now)
             for id in service.running:
                 handed = self.state.inbox.find(id)
                 if handed is not None:

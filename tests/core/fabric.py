@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from msgspec import structs
-
 from mesh.core.chunks import Chunker
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
-from mesh.core.inbox import Stage
+from mesh.core.effects import Note
 from mesh.core.link import Link, LinkOptions, Phase
-from mesh.core.node import Node
+from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
+from mesh.core.peers import Identity
 from mesh.core.pool import PoolOptions
 from mesh.core.pool import State as SlotState
 from mesh.core.records import (
@@ -22,6 +21,7 @@ from mesh.core.records import (
     Failure,
     Floor,
     FloorAsk,
+    Hello,
     Kind,
     Query,
     Receipt,
@@ -34,9 +34,12 @@ from mesh.core.records import (
     Status,
 )
 from mesh.sim.world import NetworkOptions, World
+from mesh.types import Endpoint
 
 __all__ = [
+    "HELLO",
     "App",
+    "Peer",
     "assert_mesh_quiescent",
     "assert_quiescent",
     "echo",
@@ -44,10 +47,15 @@ __all__ = [
     "fleet",
     "hold",
     "link",
-    "nobody_hears",
+    "lone_node",
+    "noted",
     "notes",
     "options",
+    "told",
 ]
+
+HELLO = Hello(0, 0, "sim", "p", 50, 1, "b", "p.example", 7700, 1000, 5000, 64 << 20, 1024, 2, 8192, 16 << 20)
+"""What peer p says first to node b."""
 
 R = TypeVar("R")
 Handler = Callable[[Request], Record | None]
@@ -247,6 +255,46 @@ class App:
         return [request.body for request in self.asked]
 
 
+def lone_node(node_options: NodeOptions | None = None) -> Node:
+    """Node b, which nobody drives."""
+    return Node(Identity("b", "sim", 9, Endpoint("b.example", 7700)), node_options or NodeOptions(), 1, 1.0)
+
+
+class Peer:
+    """The other end of a link that was opened to a node: it says what a test has it say."""
+
+    def __init__(self, one: Node, *, hello: Hello | None = HELLO) -> None:
+        self.node = one
+        self.counter = 0
+        self.conn = one.link_accepted(1.0)
+        if hello is not None:
+            self.say(hello)
+
+    def say(self, *records: Record, now: float = 1.0) -> Output:
+        """Say records in one batch; return what the node has to say then."""
+        self.node.link_data(self.conn, encode(self.counter, records), now)
+        self.counter += 1
+        return self.node.take(now)
+
+    def hears(self, *records: Record, now: float = 1.0) -> list[Record]:
+        """Say records in one batch; return what this peer is told then."""
+        return told(self.say(*records, now=now), self.conn)
+
+    @property
+    def link(self) -> Link:
+        return self.node.state.peers.links[self.conn]
+
+
+def told(output: Output, conn: int) -> list[Record]:
+    """What a turn has to say on a link."""
+    return [record for to, data in output.link_data if to == conn for record in decode(data).records]
+
+
+def noted(output: Output) -> list[str]:
+    """The notes of a turn."""
+    return [effect.name for effect in output.effects if isinstance(effect, Note)]
+
+
 def options(
     *, link: LinkOptions | None = None, pool: PoolOptions | None = None, outbox: OutboxOptions | None = None
 ) -> NodeOptions:
@@ -274,11 +322,6 @@ def notes(world: World, name: str, node: str = "") -> list[str]:
     """The lines of the trace with this note, of this node or of any."""
     rows = [line.split(" ", 3) for line in world.trace]
     return [" ".join(row) for row in rows if len(row) > 2 and row[2] == name and node in ("", row[1])]
-
-
-def nobody_hears(world: World, one: str, other: str) -> None:
-    """Have one end of a link notice that it is lost, and the other not."""
-    world.cut(one, other, only=one)
 
 
 def assert_quiescent(node: Node) -> None:
@@ -332,14 +375,3 @@ def assert_mesh_quiescent(world: World, wait_s: float = 30.0) -> None:
         for one in agent.node.state.peers.links.values():
             other = link(world, one.peer, agent.node.context.node)
             assert (one.sent_records, one.sent_bytes) == (other.taken_records, other.taken_bytes), one.peer
-
-
-def ended(node: Node) -> int:
-    """How many ended requests a node remembers for copies."""
-    callers = node.state.inbox.callers.values()
-    return sum(handed.stage is Stage.ENDED for caller in callers for handed in caller.handed.values())
-
-
-def tuned(base: NodeOptions, **changes: object) -> NodeOptions:
-    """The options with other machines' options in place."""
-    return structs.replace(base, **changes)

@@ -82,7 +82,7 @@ def test_a_link_that_nobody_waits_for_any_more_is_not_dialled() -> None:
     wait(pool, "d", 5.0)
     pool.release("d", 6.0)
     assert [] == close(pool, "b", 7.0)
-    assert None is pool.deadline()
+    assert None is pool.due
 
 
 def test_it_is_dialled_as_long_as_one_of_several_waits() -> None:
@@ -121,12 +121,12 @@ def test_the_first_redial_is_at_once_and_the_next_pauses() -> None:
     assert [Dial("b")] == pool.want("b", OPTIONS, 1.0)
     close(pool, "b", 2.0, broken=True)
     assert [] == pool.want("b", OPTIONS, 2.0)
-    due = pool.deadline()
+    due = pool.due
     assert due is not None
     assert 2.025 <= due <= 2.05
     assert [] == pool.tick(OPTIONS, 2.02)
     assert [Dial("b")] == pool.tick(OPTIONS, due)
-    assert None is pool.deadline()
+    assert None is pool.due
 
 
 def test_a_link_that_opened_forgets_the_failures_before_it() -> None:
@@ -148,9 +148,9 @@ def test_who_waits_only_for_room_asks_for_no_wake_up() -> None:
     pool.slot("d").failures = 3
     pool.slot("d").retry_at = 5.0
     wait(pool, "d", 4.0)
-    assert 5.0 == pool.deadline()
+    assert 5.0 == pool.due
     assert [] == pool.tick(OPTIONS, 5.0)
-    assert None is pool.deadline()
+    assert None is pool.due
     assert [Dial("d")] == close(pool, "b", 6.0)
 
 
@@ -403,7 +403,7 @@ class PoolMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.carry_out(self.pool.tick(self.options, self.now))
-        due = self.pool.deadline()
+        due = self.pool.due
         assert due is None or due > self.now, "whatever was due is done"
 
     @rule()

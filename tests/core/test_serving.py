@@ -132,11 +132,13 @@ def test_nobody_begins_to_serve_at_an_agent_that_drains_or_after_its_goodbye() -
 def test_said_again_with_other_numbers_it_has_other_numbers() -> None:
     world = fleet("ab")
     app = server(world, workers=1)
-    app.say(Serve("orders", "b-10", 3, 5))
     caller = App(world, "a", 1)
     for _ in range(5):
         caller.call("orders")
     world.run(2.0)
+    assert 1 == len(app.asked)
+    app.say(Serve("orders", "b-10", 3, 5))
+    world.run(2.1)
     assert 3 == len(app.asked)
     assert 1 == len(notes(world, "service_started"))
 
@@ -739,7 +741,7 @@ def test_an_app_that_lost_its_socket_is_handed_again_what_it_may_have_missed() -
     assert_mesh_quiescent(world)
 
 
-def test_an_app_that_comes_back_is_not_handed_what_is_forgotten() -> None:
+def test_an_app_that_comes_back_is_not_handed_what_is_forgotten_and_has_its_worker_again() -> None:
     world = fleet("ab")
     app = server(world, workers=1)
     caller = App(world, "a", 1)
@@ -751,6 +753,12 @@ def test_an_app_that_comes_back_is_not_handed_what_is_forgotten() -> None:
     app.come_back()
     world.run(6.0)
     assert [] == app.asked
+    seq = caller.call("orders")
+    world.run(6.5)
+    app.release()
+    world.run(7.0)
+    assert b"" == caller.body(seq)
+    assert_mesh_quiescent(world)
 
 
 def test_what_an_app_had_when_it_died_is_indeterminate_if_it_must_not_repeat() -> None:
