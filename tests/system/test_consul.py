@@ -88,7 +88,7 @@ def test_traffic_goes_on_without_consul_and_all_is_registered_again_when_it_is_b
         consul.start()
         until(lambda: "heartmesh-topic-known" in consul.get("/v1/catalog/services"), "it is registered again")
         assert b"4" == caller.call("known", b"4").body
-        assert a.query("status")["matchmaker"]["reachable"]
+        until(lambda: a.query("status")["matchmaker"]["reachable"], "the other agent found it too")
 
 
 def test_consul_shows_the_checks_of_agents_and_instances(fleet: Fleet, consul: ConsulServer) -> None:
