@@ -39,9 +39,9 @@ Settings = Mapping[str, Mapping[str, object]]
 
 SETTINGS: Settings = {
     "agent": {"fleet": "demo"},
-    # Hot and cold in seconds, so that both are seen.
+    # Hot, cold again after some six quiet seconds, closed after eight: each is seen for a moment.
     "heat": {"half_life_s": 1.0, "dwell_s": 2.0},
-    "links": {"idle_close_s": 2.0},
+    "links": {"idle_close_s": 8.0},
 }
 
 NEXT = """\
@@ -108,14 +108,13 @@ def _verdict(counted: tuple[int, int], expected: int) -> str:
 
 def _with_consul(stage: "Stage", directory: Path, stack: ExitStack) -> Settings:
     """Start a Consul; return the settings of agents that use it."""
-    from mesh.cli.demo_consul import consul_server, own_address
+    from mesh.cli.demo_consul import consul_server
 
     stage.enter("starting Consul")
     address = stack.enter_context(consul_server(directory))
     stage.say(f"its UI: {address}/ui/")
     return {
         **SETTINGS,
-        "agent": {**SETTINGS["agent"], "bind": [own_address()]},
         "matchmaker": {"kind": "consul"},
         "matchmaker.consul": {"address": address},
     }

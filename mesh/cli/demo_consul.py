@@ -1,7 +1,6 @@
 """A Consul of one's own for the demo: a development server on loopback, in memory, with its UI on."""
 
 import contextlib
-import ipaddress
 import json
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from mesh.cli.private import STOP_S, StartFailed, free_port, leashed
 
-__all__ = ["consul_server", "own_address"]
+__all__ = ["consul_server"]
 
 START_S = 30.0
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "consul"
@@ -55,18 +54,6 @@ def consul_server(directory: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def own_address() -> str:
-    """Return an address of this machine that is not loopback, for Consul is not told of others; raises StartFailed."""
-    from mesh.config.addresses import read_network
-
-    network = read_network()
-    first = network.interfaces.get(network.default_ipv4, ())
-    for address in (*first, *(each for held in network.interfaces.values() for each in held)):
-        if not ipaddress.ip_address(address).is_loopback:
-            return address
-    raise StartFailed("this machine has no address but loopback, which Consul is not told: run the demo without it")
 
 
 def _binary() -> str:

@@ -29,19 +29,22 @@ class LinkWatch:
     """Tells what became of links from one look at them to the next."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[str, str], str] = {}
+        self._seen: dict[tuple[str, str], tuple[str, float]] = {}
 
     def look(self, node: str, links: Links) -> Iterator[str]:
         """Yield a line for each link of a node that was opened, closed, or changed its kind."""
         now = {link["peer"]: link for link in links if link["phase"] == "open"}
-        for peer in [peer for at, peer in self._kinds if at == node and peer not in now]:
-            del self._kinds[node, peer]
+        for peer in [peer for at, peer in self._seen if at == node and peer not in now]:
+            del self._seen[node, peer]
             yield f"link {node} → {peer} closed"
         for peer, link in now.items():
-            before, kind = self._kinds.get((node, peer)), link["kind"]
-            self._kinds[node, peer] = kind
-            if before is None:
+            kind, age_s = link["kind"], link["age_s"]
+            before, aged_s = self._seen.get((node, peer), ("", 0.0))
+            self._seen[node, peer] = kind, age_s
+            if not before:
                 yield f"link {node} → {peer} opened: {kind} ({why_of(link)})"
+            elif age_s < aged_s:
+                yield f"link {node} → {peer} was lost and is open again: {kind} ({why_of(link)})"
             elif before != kind:
                 hot = "hot: persistent and heartbeated" if kind == "persistent" else "cold again: ephemeral"
                 yield f"link {node} → {peer} is {hot} ({why_of(link)})"

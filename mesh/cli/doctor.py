@@ -88,7 +88,7 @@ def _examine(path: Path | None, socket: str | None, timeout_s: float) -> Iterato
             status = client.query("status", timeout_s=timeout_s)
             yield _answering(status, (time.perf_counter() - began) * 1000)
     except MeshError as error:
-        yield Finding("fail", "agent", str(error), "start it: mesh agent (or systemctl start it), then look at its log")
+        yield Finding("fail", "agent", str(error), "if it should be running, its log says why it is not")
     yield check_clock(time.time(), _steps_s(), status)
     yield from check_descriptors(status, config)
     yield check_matchmaker(status) if status and "matchmaker" in status else _try_matchmaker(config)

@@ -64,12 +64,15 @@ class Calling:
             refusal = self.failure(request, Status.OVERLOADED, "too many topics are in use here", limit="watches_max")
         if refusal is not None or view is None:
             assert refusal is not None
+            if refusal.status == Status.OVERLOADED and self._may_have_left(app, request):
+                refusal.status = int(Status.INDETERMINATE)
             self._count(refusal)
             self.context.tell(app, refusal)
             return []
         app.admitted(charged)
         state.heats.count(topic)
         entry = Entry(request, topic, now + self._timeout_s(request), charged)
+        entry.doubtful = self._may_have_left(app, request)
         state.outbox.admit(entry)
         if request.kind == Kind.CALL:
             state.totals.calls += 1
@@ -126,9 +129,13 @@ class Calling:
     def _doubt(self, app: App, request: Request) -> Failure | None:
         """Return why a call that an earlier agent had may have run already, or None: it never left that one."""
         repeatable = request.kind != Kind.CALL or request.flags & Flag.IDEMPOTENT
-        if repeatable or not request.flags & Flag.RESUMED or not app.reached_before:
+        if repeatable or not self._may_have_left(app, request):
             return None
         return self.failure(request, Status.INDETERMINATE, "the agent that had sent it was lost")
+
+    def _may_have_left(self, app: App, request: Request) -> bool:
+        """Return whether an agent before this one may have sent this request."""
+        return bool(request.flags & Flag.RESUMED and app.reached_before)
 
     def too_large(self, request: Request, size: int) -> Failure:
         """Return the answer to a request whose body is over the limit."""

@@ -340,10 +340,10 @@ class Peers(Struct):
         for conn, reason in ((peer.held, "glare: ours was taken"), (peer.link, "replaced by a newer link")):
             if conn is not None:
                 changes.append(self._close(self.links[conn], Event.LOST, reason, now))
+        link.rtt_s, link.rtt_at = now - link.since, now
         advance(link, Event.WELCOMED, now)
         link.terms = agreed(link.terms, welcome.heartbeat_ms, welcome.dead_after_ms)
         link.protocol = welcome.protocol
-        link.rtt_s, link.rtt_at = now - link.since, now
         return [*changes, self._opened(link, peer, welcome, now)]
 
     def _opened(self, link: Link, peer: Peer, terms: Hello | Welcome, now: float) -> Opened:

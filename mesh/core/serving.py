@@ -128,9 +128,8 @@ class Serving:
         while self.state.departing and self.state.departing[0][0] <= now:
             self.context.effects.append(Withdraw(self.state.departing.pop(0)[1]))
         for session, asks in list(self.state.questions.items()):
-            kept = [(at, ask) for at, ask in asks if now - at < self.options.outbox.resume_grace_s]
-            self.state.questions[session] = kept
-            if not kept:
+            asks[:] = [(at, ask) for at, ask in asks if now - at < self.options.outbox.resume_grace_s]
+            if not asks:
                 del self.state.questions[session]
         for handed in self.state.inbox.expired(now):
             if handed.stage is not Stage.ENDED:
@@ -460,8 +459,8 @@ class Serving:
                 self._free(app, service, id, service.overrun.pop(id), now)
             for id in service.running:
                 handed = self.state.inbox.find(id)
-                if handed is not None:
-                    self._hand(app, handed, now)
+                assert handed is not None, id
+                self._hand(app, handed, now)
             self._hand_out(app, service, now)
 
     def app_gone(self, app: App, now: float, *, orderly: bool) -> list[TopicKey]:
@@ -488,8 +487,7 @@ class Serving:
             if handed.parts:
                 self._part_ended(handed, app.session, now, failed=True)
             elif handed.is_call:
-                text = f"the app that ran it at {self.context.node} is gone"
-                failure = self._failure(id, Status.INDETERMINATE, text)
+                failure = self._failure(id, Status.INDETERMINATE, f"the app that ran it at {self.context.node} is gone")
                 self._end(handed, failure, now)
                 self.context.answer(id[0], failure)
             else:

@@ -24,6 +24,12 @@ def test_a_links_life_is_told_once_each() -> None:
     assert [] == told(watch)
 
 
+def test_a_link_that_is_younger_than_before_is_another() -> None:
+    watch = LinkWatch()
+    told(watch, LINK)
+    assert ["link n1 → n2 was lost and is open again: ephemeral"] == told(watch, COLD | {"age_s": 0.1})
+
+
 def test_a_link_that_is_not_open_yet_is_not_told() -> None:
     assert [] == told(LinkWatch(), LINK | {"phase": "greeting"})
 

@@ -517,6 +517,19 @@ def test_a_call_that_an_earlier_agent_may_have_sent_is_not_sent_again_what_may_r
     assert 3 == len(server.asked)
 
 
+def test_what_an_earlier_agent_may_have_sent_is_never_said_not_to_have_run() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    caller.say(Reach("b", 1))
+    for seq, (kind, flags) in enumerate([(0, Flag.IDEMPOTENT), (1, 0), (2, 0), (2, Flag.WAIT)]):
+        caller.say(Request(kind, seq, "orders", "", 1_000, b"", flags | Flag.RESUMED))
+    world.run(3.0)
+    assert [Status.INDETERMINATE] * 4 == [caller.status(seq) for seq in range(4)]
+    caller.say(Request(1, 1 << 20, "orders", "", 1_000, b"", Flag.RESUMED))
+    world.run(4.0)
+    assert (Status.INDETERMINATE, "session_window") == (caller.status(1 << 20), caller.failure(1 << 20).limit)
+
+
 def test_a_call_that_left_this_agent_for_an_app_of_its_own_is_known_to_have_left() -> None:
     world = fleet("a")
     served(world, "a")
