@@ -39,8 +39,8 @@ from mesh.types import Endpoint, InstanceKey, TopicKey
 
 __all__ = ["Agent", "NetworkOptions", "Speaker", "World"]
 
-PORT = 7000
-"""The link port of every agent; its host is its name."""
+PORT = 7000  # the link port of every agent, whose host is its name
+CLOCK_S = 1e-6  # how soon a timer can fire again
 
 
 class NetworkOptions(Struct, frozen=True):
@@ -53,25 +53,19 @@ class NetworkOptions(Struct, frozen=True):
 
 
 class Speaker(Protocol):
-    """An app: it takes frames in and gives frames out, and keeps no time of its own."""
+    """An app: frames go in and come out. It keeps no time of its own: it is ticked when its ``deadline`` has come."""
 
-    def connected(self, now: float) -> None:
-        """The socket to the agent is open."""
+    def connected(self, now: float) -> None: ...
 
-    def received(self, data: bytes, now: float) -> None:
-        """One frame arrived."""
+    def received(self, data: bytes, now: float) -> None: ...
 
-    def disconnected(self, now: float) -> None:
-        """The socket is gone."""
+    def disconnected(self, now: float) -> None: ...
 
-    def tick(self, now: float) -> None:
-        """The time asked for by ``deadline`` has come."""
+    def deadline(self) -> float | None: ...
 
-    def deadline(self) -> float | None:
-        """Return when ``tick`` is wanted next."""
+    def tick(self, now: float) -> None: ...
 
-    def take(self, now: float) -> list[bytes]:
-        """Return the frames to send."""
+    def take(self, now: float) -> list[bytes]: ...
 
 
 class Wire(Struct):
@@ -94,6 +88,11 @@ class Agent:
         self.paused_until = 0.0
         self.tick_at = 0.0
 
+    def conn_of(self, speaker: Speaker) -> int:
+        """Return the connection that an app has not closed, or 0."""
+        conns = (conn for conn, known in self.speakers.items() if known is speaker and conn not in self.hung_up)
+        return next(conns, 0)
+
 
 class World:
     """Nodes, apps, a network and a matchmaker under one seed. ``frames``: every frame is in the trace too."""
@@ -111,17 +110,17 @@ class World:
         self.watchers: dict[TopicKey, dict[str, float]] = {}
         self.index = 1
         self.incarnation = 1_000
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._order = 0
 
     # The clock
 
-    def at(self, when: float, event: Callable[[], None]) -> None:
+    def at(self, when: float, event: Callable[[], object]) -> None:
         """Have ``event`` happen at ``when``, or now if that has passed."""
         self._order += 1
         heapq.heappush(self._events, (max(when, self.now), self._order, event))
 
-    def after(self, bounds: tuple[float, float], event: Callable[[], None]) -> None:
+    def after(self, bounds: tuple[float, float], event: Callable[[], object]) -> None:
         """Have ``event`` happen after a delay drawn between ``bounds``."""
         self.at(self.now + self.rng.uniform(*bounds), event)
 
@@ -133,8 +132,11 @@ class World:
         self.now = until
 
     def say(self, line: str) -> None:
-        """Add a line to the trace."""
         self.trace.append(f"{self.now:.6f} {line}")
+
+    def _say_frame(self, way: str, data: bytes) -> None:
+        if self.frames:
+            self.say(f"{way} {len(data)} bytes {crc32(data):08x}")
 
     # Nodes
 
@@ -152,6 +154,8 @@ class World:
         """End an agent at once: its connections break, nothing is flushed; its entries' TTL will run out."""
         agent = self.agents.pop(name)
         agent.running = False
+        for watchers in self.watchers.values():
+            watchers.pop(name, None)
         self.say(f"{name} is gone")
         for speaker in agent.speakers.values():
             self._hang_up(speaker)
@@ -162,7 +166,8 @@ class World:
 
     def pause(self, name: str, duration_s: float) -> None:
         """Stop an agent's process for a while: what comes meanwhile waits in its sockets."""
-        self.agents[name].paused_until = self.now + duration_s
+        agent = self.agents[name]
+        agent.paused_until = max(agent.paused_until, self.now + duration_s)
         self.say(f"{name} is stopped for {duration_s} s")
 
     def _turn(self, agent: Agent, entry: Callable[[], None]) -> None:
@@ -184,7 +189,7 @@ class World:
 
     def _tick_later(self, agent: Agent) -> None:
         """Have a node's tick happen when it wants it, unless one that is as early is coming."""
-        due = max(agent.node.deadline(), self.now + 1e-6)
+        due = max(agent.node.deadline(), self.now + CLOCK_S)
         if self.now < agent.tick_at <= due:
             return
         agent.tick_at = due
@@ -229,7 +234,7 @@ class World:
         agent.wires[effect.conn] = wire
 
         def arrive() -> None:
-            if agent.wires.get(effect.conn) is not wire or self._is_silent(effect.host, wire.ends[0][0]):
+            if agent.wires.get(effect.conn) is not wire or (effect.host, wire.ends[0][0]) in self.silent:
                 return
             other = self.agents.get(effect.host)
             if other is None:
@@ -249,21 +254,20 @@ class World:
             return
         side = wire.ends.index((agent.node.context.node, conn))
         name, other_conn = wire.ends[1 - side]
-        self._trace_frame(f"{wire.ends[side][0]} > {name}", data)
+        self._say_frame(f"{wire.ends[side][0]} > {name}", data)
         delay = self.rng.uniform(*self.network.link_delay_s)
         wire.arrives_at[side] = max(wire.arrives_at[side], self.now + delay)
 
         def arrive() -> None:
             other = self.agents.get(name)
-            if other is not None and other.wires.get(other_conn) is wire and not self._is_silent(*sides):
+            if (name, wire.ends[side][0]) in self.silent:
+                return
+            if other is not None and other.wires.get(other_conn) is wire:
                 self._turn(other, lambda: other.node.link_data(other_conn, data, self.now))
+            else:
+                self._break(wire, "connection reset")
 
-        sides = (wire.ends[0][0], wire.ends[1][0])
         self.at(wire.arrives_at[side], arrive)
-
-    def _trace_frame(self, way: str, data: bytes) -> None:
-        if self.frames:
-            self.say(f"{way} {len(data)} bytes {crc32(data):08x}")
 
     def _break(self, wire: Wire, reason: str, only: str = "") -> None:
         """Close a connection: what is on its way arrives first, then each end (or ``only`` that one) is told."""
@@ -279,7 +283,7 @@ class World:
             self.at(max(wire.arrives_at[1 - side], self.now + self.network.link_delay_s[0]), tell)
 
     def cut(self, one: str, other: str, only: str = "") -> None:
-        """Break every connection between two nodes; ``only``: as that one sees it, the other end notices nothing."""
+        """Break every connection between two nodes; ``only``: that one notices now, the other when it next sends."""
         self.say(f"{only or 'everybody'} loses what is between {one} and {other}")
         for wire in list(self.agents[one].wires.values()):
             if {name for name, _ in wire.ends} == {one, other}:
@@ -288,15 +292,13 @@ class World:
     def silence(self, one: str, other: str) -> None:
         """Have the network swallow everything between two nodes, and tell nobody."""
         self.say(f"silence between {one} and {other}")
-        self.silent[min(one, other), max(one, other)] = None
+        self.silent[one, other] = self.silent[other, one] = None
 
     def heal(self, one: str, other: str) -> None:
         """End a silence; what was swallowed stays lost, so every connection that lived through it is broken."""
-        del self.silent[min(one, other), max(one, other)]
-        self.cut(one, other)
-
-    def _is_silent(self, one: str, other: str) -> bool:
-        return (min(one, other), max(one, other)) in self.silent
+        del self.silent[one, other], self.silent[other, one]
+        if one in self.agents:
+            self.cut(one, other)
 
     # Apps
 
@@ -311,7 +313,7 @@ class World:
     def detach(self, name: str, speaker: Speaker, *, dead: bool = False) -> None:
         """Close an app's connection from its side; ``dead``: its process is gone too."""
         agent = self.agents[name]
-        conn = next(conn for conn, known in agent.speakers.items() if known is speaker)
+        conn = agent.conn_of(speaker)
 
         def close() -> None:
             agent.speakers.pop(conn, None)
@@ -324,11 +326,11 @@ class World:
     def hear(self, name: str, speaker: Speaker) -> None:
         """Carry what an app has to say to its agent."""
         agent = self.agents.get(name)
-        conn = next((conn for conn, known in agent.speakers.items() if known is speaker), None) if agent else None
-        if agent is None or conn is None:
+        conn = agent.conn_of(speaker) if agent is not None else 0
+        if agent is None or not conn:
             return
         for data in speaker.take(self.now):
-            self._trace_frame(f"app {conn} > {name}", data)
+            self._say_frame(f"app {conn} > {name}", data)
 
             def arrive(data: bytes = data) -> None:
                 if conn in agent.speakers:
@@ -337,7 +339,7 @@ class World:
             self.at(self.now + self.network.socket_delay_s[1], arrive)
         deadline = speaker.deadline()
         if deadline is not None:
-            self.at(deadline, lambda: self._tick_speaker(name, speaker))
+            self.at(max(deadline, self.now + CLOCK_S), lambda: self._tick_speaker(name, speaker))
 
     def _tick_speaker(self, name: str, speaker: Speaker) -> None:
         deadline = speaker.deadline()
@@ -348,7 +350,7 @@ class World:
     def _to_app(self, agent: Agent, conn: int, data: bytes) -> None:
         name = agent.node.context.node
         speaker = agent.speakers.get(conn)
-        self._trace_frame(f"{name} > app {conn}", data)
+        self._say_frame(f"{name} > app {conn}", data)
 
         def arrive() -> None:
             if speaker is not None and conn not in agent.hung_up:
@@ -389,9 +391,8 @@ class World:
     def _tell(self, name: str, topic: TopicKey) -> None:
         """Send a watcher what is known now; it arrives later, in order, and may be stale by then."""
         entries = self.catalogue.get(topic, {})
-        instances = tuple(entries[key] for key in sorted(entries) if entries[key].health is not Health.CRITICAL)
-        snapshot = Snapshot(topic, self.index, instances)
-        watchers = self.watchers[topic]
+        healthy = (entries[key] for key in sorted(entries) if entries[key].health is not Health.CRITICAL)
+        snapshot = Snapshot(topic, self.index, tuple(healthy))
+        agent, watchers = self.agents[name], self.watchers[topic]
         watchers[name] = max(watchers[name], self.now + self.rng.uniform(*self.network.catalogue_delay_s))
-        agent = self.agents[name]
         self.at(watchers[name], lambda: self._turn(agent, lambda: agent.node.snapshot(snapshot, self.now)))
