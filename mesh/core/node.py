@@ -315,10 +315,11 @@ class Node:
             self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
             self._dial_failed(closed.node, now)
 
-    def _dial_failed(self, node: str, now: float) -> None:
-        state = self.state
+    def _dial_failed(self, node: str, now: float, pause_s: float = 0.0) -> None:
+        """No link came of a dial; ``pause_s``: after which the other end wants to be dialled again, if it said so."""
+        state, options = self.state, self.options.pool
         state.peers.suspect(node, now)
-        self._act(state.pool.closed(node, self.options.pool, now, state.rng, broken=True), now)
+        self._act(state.pool.closed(node, options, now, state.rng, broken=True, pause_s=pause_s), now)
         self._act(self.recovery.dial_failed(node, now), now)
 
     def _refused(self, refused: Refused, replaced: bool, now: float) -> None:
@@ -336,7 +337,8 @@ class Node:
         elif reason == RefuseReason.STALE_INCARNATION:
             self.context.effects.append(Stop(EXIT_RESTART, text, refused.refuse.greater))
         if refused.was_dial and not replaced:
-            self._dial_failed(refused.node, now)
+            is_busy = reason == RefuseReason.BUSY
+            self._dial_failed(refused.node, now, refused.refuse.retry_after_ms / 1000 if is_busy else 0.0)
 
     def _part(self, link: Link, now: float) -> None:
         """Close a link on which both ends said goodbye, once nothing is open on it. What waits for the next one, and

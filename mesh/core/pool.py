@@ -160,8 +160,11 @@ class Pool(Struct):
         """The link to this node is saying goodbye."""
         self.slots[node].state = State.CLOSING
 
-    def closed(self, node: str, options: PoolOptions, now: float, rng: Rng, *, broken: bool) -> list[Action]:
-        """The link or dial to this node is gone; ``broken``: it was not closed in order.
+    def closed(
+        self, node: str, options: PoolOptions, now: float, rng: Rng, *, broken: bool, pause_s: float = 0.0
+    ) -> list[Action]:
+        """The link or dial to this node is gone; ``broken``: it was not closed in order; ``pause_s``: after which its
+        other end, which had no room, wants to be dialled again.
 
         A dial that broke backs off, and so do links that break, one after the other, younger than ``redial_max_s``:
         they would be dialled without end.
@@ -175,7 +178,10 @@ class Pool(Struct):
             self.taken -= 1
         slot.state = State.CLOSED
         slot.persistent = False
-        if broken:
+        if pause_s:
+            slot.failures = 0
+            slot.retry_at = now + min(pause_s, options.redial_max_s) * rng.uniform(0.5, 1.5)
+        elif broken:
             slot.retry_at = now + backoff_s(max(slot.failures, slot.breaks), options, rng)
         return self._serve_wanted(options, now)
 

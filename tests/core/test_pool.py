@@ -293,6 +293,17 @@ def test_a_link_that_opens_and_breaks_at_once_is_dialled_with_longer_and_longer_
     assert 0 == pool.slots["b"].breaks, "and so does one that was closed in order"
 
 
+def test_a_peer_without_room_is_dialled_again_when_it_said_and_not_less_and_less() -> None:
+    pool, rng = Pool(), Rng(1)
+    wait(pool, "b", 0.0)
+    for now in range(1, 9):
+        pool.closed("b", OPTIONS, float(now), rng, broken=True, pause_s=0.1)
+        assert 0.05 <= pool.slots["b"].retry_at - now <= 0.15
+        pool.slots["b"].state = State.DIALLING
+    pool.closed("b", OPTIONS, 9.0, rng, broken=True, pause_s=1e9)
+    assert pool.slots["b"].retry_at <= 9.0 + 1.5 * OPTIONS.redial_max_s, "what it says is not believed beyond our own"
+
+
 def test_news_of_a_node_ends_the_pause_before_its_next_dial() -> None:
     pool = Pool()
     assert [] == pool.encourage("b", OPTIONS, 0.0), "nobody wants it"
