@@ -85,8 +85,8 @@ class Dials:
         self.sent_on[dial] = None
         try:
             dial.dealer.send(data, NOBLOCK)
-        except zmq.ZMQError as error:
-            self.loop.run_callback(self._lost, conn, f"connection lost ({error})")
+        except zmq.ZMQError:  # it is gone, which is told after its last words
+            self.loop.run_callback(self._read, dial)
 
     def settle(self) -> None:
         """After sends: read what came in meanwhile, for no descriptor will stir for it again."""

@@ -53,9 +53,9 @@ class _Inbound:
     ``conn`` and ``routing_id`` come with its first message; ``answered`` once the node has said something to it.
     """
 
-    def __init__(self, fd: int, ends_at: float) -> None:
+    def __init__(self, fd: int, peer: Any, ends_at: float) -> None:
         self.fd = fd
-        self.peer = _peer_of(fd)
+        self.peer = peer
         self.ends_at = ends_at
         self.conn: int | None = None
         self.routing_id = b""
@@ -90,7 +90,9 @@ class Inbounds:
         self.by_fd: dict[int, _Inbound] = {}
         self.by_conn: dict[int, _Inbound] = {}
         self.conns: dict[bytes, int] = {}
+        self.departing: dict[_Inbound, str] = {}
         self.sent = False
+        self.twin = _Twin()
         self.watchers = [watch(self.router, self._read), watch(self.monitor, self._read_monitor)]
         for listener in listeners:
             self._bind(listener)
@@ -112,7 +114,7 @@ class Inbounds:
             self.router.send(inbound.routing_id, _SEND_MORE)
             self.router.send(data, NOBLOCK)
         except zmq.ZMQError as error:
-            self.loop.run_callback(self._lose, inbound, f"connection lost ({error})")
+            self._departs(inbound, f"connection lost ({error})")
         return True
 
     def settle(self) -> None:
@@ -141,6 +143,7 @@ class Inbounds:
         self.router.monitor(None, 0)
         self.monitor.close(0)
         self.router.close(int(linger_s * 1000))
+        self.twin.close()
 
     def tick(self) -> None:
         """Look at every socket again; end what has said nothing in time, and what has lingered long enough."""
@@ -151,6 +154,8 @@ class Inbounds:
             else:
                 self._end(inbound)
         self._read_monitor()
+        if not self.twin.is_room():
+            self._bound_unproven(0, "no descriptor is left, and ZeroMQ spins until one is")
         self._read()
 
     # What they say
@@ -159,6 +164,7 @@ class Inbounds:
         router, conns = self.router, self.conns
         for _ in range(READS_PER_TURN):
             if not events_of(router) & POLLIN:
+                self._take_leave()
                 return
             routing_id = router.recv(NOBLOCK)
             conn = conns.get(routing_id)
@@ -207,12 +213,16 @@ class Inbounds:
                 break
             event, fd = told
             if event == _ACCEPTED:
-                self.by_fd[fd] = _Inbound(fd, self.clock() + self.options.hello_timeout_s)
+                self.by_fd[fd] = _Inbound(fd, self.twin.peer_of(fd), self.clock() + self.options.hello_timeout_s)
             else:
                 self._left(fd)
+        self._bound_unproven(self.options.inbound_unproven_max, "inbound_unproven_max")
+
+    def _bound_unproven(self, most: int, why: str) -> None:
+        """End the oldest of the unproven, down to so many."""
         unproven = [inbound for inbound in self.by_fd.values() if not inbound.proven]
-        for inbound in unproven[: max(0, len(unproven) - self.options.inbound_unproven_max)]:
-            self._evict(inbound, "inbound_unproven_max")
+        for inbound in unproven[: max(0, len(unproven) - most)]:
+            self._evict(inbound, why)
 
     def _left(self, fd: int) -> None:
         """A connection is gone."""
@@ -221,8 +231,18 @@ class Inbounds:
             return
         if inbound.conn is None:
             self.events.evicted("it left before it said anything", str(inbound))
-        else:
-            self._lose(inbound, "connection lost")
+        elif inbound.conn in self.by_conn:
+            self._departs(inbound, "connection lost")
+
+    def _departs(self, inbound: _Inbound, reason: str) -> None:
+        """A connection that the node knows is gone: that is told after its last words, which may be unread yet."""
+        self.departing[inbound] = reason
+        self.loop.run_callback(self._read)
+
+    def _take_leave(self) -> None:
+        departing, self.departing = self.departing, {}
+        for inbound, reason in departing.items():
+            self._lose(inbound, reason)
 
     def _lose(self, inbound: _Inbound, reason: str) -> None:
         """End a connection; if the node knows it, tell it."""
@@ -241,7 +261,7 @@ class Inbounds:
         self._forget(inbound)
         if self.by_fd.get(inbound.fd) is inbound:
             del self.by_fd[inbound.fd]
-            _shut(inbound.fd, inbound.peer)
+            self.twin.shut(inbound.fd, inbound.peer)
 
     def _forget(self, inbound: _Inbound) -> None:
         """The node knows this connection no more."""
@@ -257,25 +277,45 @@ def _source(frame: zmq.Frame) -> int:
         return -1
 
 
-def _duplicate(fd: int) -> socket.socket:
-    """Return a socket on a duplicate of a descriptor of ZeroMQ's; raises OSError if that is gone."""
-    return Socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=os.dup(fd))
+class _Twin:
+    """A descriptor of our own that becomes a duplicate of one of ZeroMQ's, so that neither can be closed meanwhile.
 
+    It is there before it is needed, for at the limit of open files there would be none.
+    """
 
-def _peer_of(fd: int) -> Any:
-    """Return the address at the other end of a descriptor, or None if it has none."""
-    try:
-        with _duplicate(fd) as twin:
-            return twin.getpeername()
-    except OSError:
-        return None
+    def __init__(self) -> None:
+        self.blank = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.twin = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
+    def peer_of(self, fd: int) -> Any:
+        """Return the address at the other end of a descriptor, or None if it has none."""
+        try:
+            os.dup2(fd, self.twin.fileno(), inheritable=False)
+            return self.twin.getpeername()
+        except OSError:
+            return None
+        finally:
+            os.dup2(self.blank.fileno(), self.twin.fileno(), inheritable=False)
 
-def _shut(fd: int, peer: Any) -> None:
-    """Shut a descriptor of ZeroMQ's down, if that peer is still at its other end."""
-    try:
-        with _duplicate(fd) as twin:
-            if peer is not None and twin.getpeername() == peer:
-                twin.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
+    def shut(self, fd: int, peer: Any) -> None:
+        """Shut a descriptor down, if that peer is still at its other end."""
+        try:
+            os.dup2(fd, self.twin.fileno(), inheritable=False)
+            if peer is not None and self.twin.getpeername() == peer:
+                self.twin.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+        finally:
+            os.dup2(self.blank.fileno(), self.twin.fileno(), inheritable=False)
+
+    def is_room(self) -> bool:
+        """Return whether another descriptor could be opened."""
+        try:
+            os.close(os.dup(self.blank.fileno()))
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.twin.close()
+        self.blank.close()

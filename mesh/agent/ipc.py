@@ -134,6 +134,8 @@ class Apps:
         if connection.pidfd >= 0:
             connection.mourner = self.loop.io(connection.pidfd, 1)
             connection.mourner.start(self._process_ended, connection)
+        elif connection.dead:
+            self.loop.run_callback(self._read, connection)
 
     # In
 

@@ -4,6 +4,8 @@ A note whose name comes more often than ``PER_WINDOW`` in ``WINDOW_S`` is counte
 one that is written, so a flood costs lines neither on disk nor in time.
 """
 
+import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping
@@ -57,10 +59,14 @@ def limit_rate(clock: Callable[[], float]) -> Callable[..., MutableMapping[str, 
 
 
 def make_note(**bound: Any) -> Callable[..., None]:
-    """Return ``note(name, level=INFO, **facts)``, with some facts in every line."""
+    """Return ``note(name, level=INFO, **facts)``, with some facts in every line; it never raises.
+
+    Where nobody reads standard error any more, the agent goes on without telling.
+    """
     logger = structlog.get_logger().bind(**bound)
 
-    def note(name: str, level: int = 20, **facts: Any) -> None:
-        logger.log(level, name, **facts)
+    def note(name: str, level: int = logging.INFO, **facts: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            logger.log(level, name, **facts)
 
     return note

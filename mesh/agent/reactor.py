@@ -3,6 +3,9 @@
 A turn: whatever is readable is read and given to the node; then, once, what the node has to say is written. So batches
 grow by themselves under load and nothing waits when there is none. Nothing in a turn blocks: files and the matchmaker
 are in greenlets and in the hub's thread pool.
+
+What is raised in a turn, or by a greenlet, is a defect: the node may be half changed, so the reactor notes it and ends
+with `Exit.FAILED`. The supervisor starts another, and the apps resume with what they know.
 """
 
 import os
@@ -43,12 +46,14 @@ from mesh.core.effects import (
 )
 from mesh.core.node import Node
 from mesh.core.peers import Identity
-from mesh.matchmaker.base import Matchmaker
+from mesh.matchmaker.base import Matchmaker, MatchmakerError
 from mesh.types import Endpoint
 
 __all__ = ["Reactor", "run"]
 
 REACTOR_STOPS = "reactor_stops"
+REACTOR_FAILED = "reactor_failed"
+APPS_FULL = "apps_full"
 INCARNATION_REFUSED = "incarnation_refused"
 
 LAST_WORDS_S = 0.5
@@ -76,7 +81,7 @@ class Reactor:
         self.node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock())
         self.links = Links(
             inherited.link_listeners,
-            LinkEvents(self._link_accepted, self._link_data, self._link_connected, self._link_lost, self._silenced),
+            LinkEvents(self._link_accepted, self._link_data, self._link_connected, self._link_lost, self._evicted),
             LinksOptions(
                 links_max=options.pool.links_max,
                 hello_timeout_s=options.link.hello_timeout_s,
@@ -87,12 +92,31 @@ class Reactor:
         )
         self.apps = Apps(
             inherited.app_listener,
-            AppEvents(self._app_connected, self._app_data, self._app_malformed, self._app_closed, self._app_died),
-            AppsOptions(),
+            AppEvents(
+                self._app_connected,
+                self._app_data,
+                self._app_malformed,
+                self._app_closed,
+                self._app_died,
+                self._apps_full,
+            ),
+            AppsOptions(
+                connections_max=config.agent.app_connections_max,
+                unread_bytes_max=config.agent.app_unread_bytes_max,
+                mourn_s=options.outbox.resume_grace_s,
+            ),
+            self.clock,
         )
         agent = AgentEntry(identity.node, identity.endpoint.host, identity.endpoint.port, identity.incarnation)
         self.watcher = Watcher(
-            matchmaker, agent, config.fleet, config.watcher_options, inherited.data_dir, self._snapshot, note
+            matchmaker,
+            agent,
+            config.fleet,
+            config.watcher_options,
+            inherited.data_dir,
+            in_thread if config.matchmaker_kind == "sqlite" else in_place,
+            self._snapshot,
+            note,
         )
         self.timer = self.loop.timer(0.0)
         self.carriers: dict[type, Callable[[Any], None]] = {
@@ -110,6 +134,7 @@ class Reactor:
 
     def run(self) -> int:
         """Serve until the node stops; return the exit status."""
+        get_hub().handle_error = self._failed
         drain = self.loop.signal(signal.SIGTERM)
         drain.start(self._drain)
         self.watcher.start()
@@ -117,9 +142,11 @@ class Reactor:
         self._flush_soon()
         pulse(self.inherited.pulse_fd, READY)
         self.stopped.wait()
+        if self.status == Exit.FAILED:
+            return self.status
         self._flush()
-        self.watcher.stop()
-        self.apps.close_all()
+        self.watcher.stop(withdraw=self.status == Exit.OK)
+        self.apps.close_all(LAST_WORDS_S)
         self.links.close_all(LAST_WORDS_S)
         return self.status
 
@@ -134,10 +161,15 @@ class Reactor:
             self.lag_s = self.clock() - asleep_at - pause_s
 
     def _gather_facts(self) -> None:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            descriptors = len(os.listdir("/proc/self/fd"))
+        except OSError:  # to look takes one, and there is none left
+            descriptors = limit
         self.node.facts.update(
             pid=os.getpid(),
-            descriptors=len(os.listdir("/proc/self/fd")),
-            descriptors_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            descriptors=descriptors,
+            descriptors_max=limit,
             loop_lag_ms=round(self.lag_s * 1000, 1),
             matchmaker={"kind": self.config.matchmaker_kind, **self.watcher.facts()},
             socket=str(self.config.socket_path),
@@ -154,8 +186,10 @@ class Reactor:
         self._flush_soon()
 
     def _app_malformed(self, conn: int, why: str) -> None:
-        self.node.app_malformed(conn, why, self.clock())
-        self._flush_soon()
+        state = self.node.state
+        if conn in state.conns or conn in state.pending:
+            self.node.app_malformed(conn, why, self.clock())
+            self._flush_soon()
 
     def _app_closed(self, conn: int) -> int | None:
         session = self.node.state.conns.get(conn)
@@ -182,8 +216,11 @@ class Reactor:
         self.node.link_lost(conn, reason, self.clock())
         self._flush_soon()
 
-    def _silenced(self, limit: str, left: int) -> None:
-        self.note(notes.INBOUND_EVICTED, Level.WARNING, limit=limit, unproven=left)
+    def _apps_full(self, why: str) -> None:
+        self.note(APPS_FULL, Level.WARNING, why=why)
+
+    def _evicted(self, why: str, address: str) -> None:
+        self.note(notes.INBOUND_EVICTED, Level.WARNING, why=why, address=address)
 
     def _snapshot(self, snapshot: Any) -> None:
         self.node.snapshot(snapshot, self.clock())
@@ -191,6 +228,7 @@ class Reactor:
 
     def _tick(self) -> None:
         self.armed_for = 0.0
+        self.apps.tick()
         self.links.tick()
         self.node.tick(self.clock())
         self._flush_soon()
@@ -223,8 +261,17 @@ class Reactor:
         if due != self.armed_for:
             self.armed_for = due
             self.timer.stop()
+            self.timer.close()
             self.timer = self.loop.timer(max(0.0, due - self.clock()))
             self.timer.start(self._tick)
+
+    def _failed(self, _: Any, kind: type[BaseException], error: BaseException, __: Any) -> None:
+        """Take what nobody caught in a callback or a greenlet: the node may be half changed, so end."""
+        if isinstance(error, gevent.GreenletExit):
+            return
+        self.note(REACTOR_FAILED, Level.ERROR, why=f"{kind.__name__}: {error}"[:500], exc_info=error)
+        self.status = int(Exit.FAILED)
+        self.stopped.set()
 
     def _stop(self, effect: Stop) -> None:
         """End with the node's status; an incarnation that must be exceeded is stored first, for the next reactor."""
@@ -240,8 +287,33 @@ class Reactor:
         self.stopped.set()
 
 
+def in_place(verb: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a matchmaker's verb that waits as greenlets do."""
+    return verb(*arguments)
+
+
+def in_thread(verb: Callable[..., Any], *arguments: Any) -> Any:
+    """Run one that blocks its thread, in a thread of the hub's pool."""
+    result, error = get_hub().threadpool.apply(_caught, (verb, arguments))
+    if error is not None:
+        raise error
+    return result
+
+
+def _caught(verb: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    """Run a verb; return what it raised, for the pool tells the hub of what is raised in it, as of a defect."""
+    try:
+        return verb(*arguments), None
+    except Exception as error:  # noqa: BLE001 - raised again where the verb was asked for
+        return None, error
+
+
 def run(config: Config, inherited: Inherited) -> int:
     """Be a reactor: return the exit status, see `exits`."""
     note = logs.make_note(node=config.node_id)
-    matchmaker = config.make_matchmaker()
+    try:
+        matchmaker = config.make_matchmaker()
+    except MatchmakerError as error:
+        note(REACTOR_STOPS, Level.ERROR, status=int(Exit.UNAVAILABLE), why=str(error))
+        return Exit.UNAVAILABLE
     return Reactor(config, inherited, matchmaker, note).run()

@@ -1,23 +1,26 @@
 """The matchmaker's side of an agent: entries kept registered, topics watched, the last word kept on disk.
 
-Verbs do their work once; trying again is done here, for ever, with a jittered pause. While the matchmaker is away
-nothing here fails: what was known stays known, what is to be registered is registered when it is back. An agent that
-starts while it is away is told the snapshots that the last one kept (`remembered`).
+Verbs do their work once; trying again is done here, for ever, with a jittered pause, whatever went wrong. While the
+matchmaker is away nothing here fails: what was known stays known, what is to be registered is registered when it is
+back. An agent that starts while it is away is told the snapshots that the last one kept on disk.
 """
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Any, TypeVar
 
 import gevent
 import msgspec
 import tenacity
 from gevent.event import Event
-from msgspec import Meta, Struct
+from msgspec import Struct
 
+from mesh.config import WatcherOptions
 from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
 from mesh.matchmaker.base import Entry, Matchmaker, MatchmakerError
 from mesh.types import InstanceKey, TopicKey
@@ -28,7 +31,6 @@ __all__ = [
     "MATCHMAKER_AWAY",
     "MATCHMAKER_BACK",
     "Watcher",
-    "WatcherOptions",
 ]
 
 MATCHMAKER_AWAY = "matchmaker_away"
@@ -45,40 +47,22 @@ SAVE_PAUSE_S = 1.0
 DIRECTORY_BYTES_MAX = 16 << 20
 """A directory on disk that is larger is not read."""
 
+WITHDRAW_S = 1.0
+"""How long the last word to a matchmaker may take."""
 
-class WatcherOptions(Struct, frozen=True):
-    """How the matchmaker is spoken to."""
+REGISTRATION = "registration"
+"""What is done beside watching topics, where it fails."""
 
-    refresh_s: Annotated[
-        float,
-        Meta(
-            ge=0.05,
-            le=600,
-            description="How often entries are renewed; at most a third of their TTL. More often notices a wiped "
-            "matchmaker sooner and costs it a write each time.",
-        ),
-    ] = 5.0
-    watch_wait_s: Annotated[
-        float,
-        Meta(ge=1, le=540, description="How long one question for changes stays open. Longer costs fewer requests."),
-    ] = 60.0
-    retry_max_s: Annotated[
-        float,
-        Meta(
-            ge=0.1,
-            le=300,
-            description="The longest pause between two tries while the matchmaker is away, so also how late its "
-            "return is noticed.",
-        ),
-    ] = 5.0
+_Result = TypeVar("_Result")
 
 
 class _Kept(Struct):
-    """What is registered, or is to be: the entry, its health, and whether the matchmaker has it."""
+    """What is registered, or is to be: the entry, its health, when that is due to be said, and whether it was ever."""
 
     entry: Entry
     health: Health = Health.PASSING
     text: str = ""
+    due: float = 0.0
     registered: bool = False
 
 
@@ -91,7 +75,11 @@ class _Remembered(Struct):
 
 
 class Watcher:
-    """Keeps one agent and its instances registered and its topics watched. ``told`` gets every snapshot."""
+    """Keeps one agent and its instances registered and its topics watched.
+
+    ``run`` runs the matchmaker's short verbs, in a thread of its own if they block the process; ``watch`` never does.
+    ``told`` gets every snapshot.
+    """
 
     def __init__(
         self,
@@ -100,22 +88,25 @@ class Watcher:
         fleet: str,
         options: WatcherOptions,
         data_dir: Path,
+        run: Callable[..., Any],
         told: Callable[[Snapshot], None],
         note: Callable[..., None],
     ) -> None:
         self.matchmaker = matchmaker
         self.options = options
         self.fleet = fleet
+        self.run = run
         self.told = told
         self.note = note
         self.path = data_dir / "directory.msgpack"
+        self.agent = agent
         self.kept: dict[str | tuple[TopicKey, InstanceKey], _Kept] = {agent.node: _Kept(agent)}
         self.withdrawn: list[Entry] = []
         self.watches: dict[TopicKey, gevent.Greenlet] = {}
         self.latest: dict[TopicKey, Snapshot] = {}
         self.before: dict[TopicKey, Snapshot] = self._load()
-        self.away_since: float | None = None
-        self.problem = ""
+        self.problems: dict[object, str] = {}
+        self.away_since = 0.0
         self.work = Event()
         self.save = Event()
         self.greenlets: list[gevent.Greenlet] = []
@@ -124,12 +115,14 @@ class Watcher:
         """Begin to register and to save."""
         self.greenlets = [gevent.spawn(self._keep_registered), gevent.spawn(self._keep_saved)]
 
-    def stop(self) -> None:
-        """Withdraw what is registered, if the matchmaker takes it at once, and end."""
+    def stop(self, *, withdraw: bool) -> None:
+        """End. ``withdraw``: take the agent and all its instances back first, if the matchmaker takes that in time."""
         gevent.killall([*self.greenlets, *self.watches.values()], block=False)
-        with contextlib.suppress(MatchmakerError, gevent.Timeout), gevent.Timeout(1.0):
-            for kept in list(self.kept.values()):
-                self.matchmaker.withdraw(kept.entry)
+        if withdraw:
+            with contextlib.suppress(MatchmakerError), gevent.Timeout(WITHDRAW_S, exception=False):
+                self.run(self.matchmaker.withdraw, self.agent)
+        if self.save.is_set():
+            self._write(self._encoded())
         self.matchmaker.close()
 
     # What the node wants
@@ -143,7 +136,7 @@ class Watcher:
         """Renew an instance with this health from now on."""
         kept = self.kept.get((instance.topic_key, instance.key))
         if kept is not None:
-            kept.health, kept.text = health, text
+            kept.health, kept.text, kept.due = health, text, 0.0
             self.work.set()
 
     def withdraw(self, instance: Instance) -> None:
@@ -166,14 +159,15 @@ class Watcher:
         if greenlet is not None:
             greenlet.kill(block=False)
         self.latest.pop(topic, None)
+        self._succeeded(topic)
 
     def facts(self) -> dict[str, object]:
         """Return what the agent's status says of the matchmaker."""
-        away = self.away_since
+        problem = next(iter(self.problems.values()), "")
         return {
-            "reachable": away is None,
-            "away_s": round(time.monotonic() - away, 1) if away is not None else 0.0,
-            "problem": self.problem if away is not None else "",
+            "reachable": not problem,
+            "away_s": round(time.monotonic() - self.away_since, 1) if problem else 0.0,
+            "problem": problem,
             "registered": sum(kept.registered for kept in self.kept.values()),
             "to_register": len(self.kept),
             "watched": len(self.watches),
@@ -184,67 +178,79 @@ class Watcher:
     def _keep_registered(self) -> None:
         while True:
             self.work.clear()
-            self._patiently(self._reconcile)
-            self.work.wait(self.options.refresh_s)
+            self._patiently(REGISTRATION, lambda _: self._reconcile())
+            self.work.wait(max(0.0, min(kept.due for kept in self.kept.values()) - time.monotonic()))
 
     def _reconcile(self) -> None:
-        """Make the matchmaker's entries what they should be. Raises MatchmakerError at the first that fails."""
+        """Say what is due, longest due first. Raises at the first that fails; it comes after the others next time."""
         while self.withdrawn:
-            self.matchmaker.withdraw(self.withdrawn[0])
+            self.run(self.matchmaker.withdraw, self.withdrawn[0])
             self.withdrawn.pop(0)
-        for kept in list(self.kept.values()):
-            if kept.registered and self.matchmaker.renew(kept.entry, kept.health, kept.text):
-                continue
-            if kept.registered:
-                self.note(ENTRY_REPAIRED, entry=str(kept.entry)[:200])
-            self.matchmaker.register(kept.entry)
-            kept.registered = True
-            if kept.health is not Health.PASSING:
-                self.matchmaker.renew(kept.entry, kept.health, kept.text)
+        now = time.monotonic()
+        due = sorted((item for item in self.kept.items() if item[1].due <= now), key=lambda item: item[1].due)
+        for key, kept in due:
+            if self.kept.get(key) is kept:
+                kept.due = now
+                self._say(kept)
+                if kept.due == now:
+                    kept.due = now + self.options.refresh_s
 
-    def _patiently(self, verb: Callable[[], None]) -> None:
-        """Do a matchmaker's verb until it succeeds, and keep account of whether it is away."""
-        for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(MatchmakerError),
+    def _say(self, kept: _Kept) -> None:
+        """Renew an entry; register it if it is new or was forgotten."""
+        health, text = kept.health, kept.text
+        if kept.registered and self.run(self.matchmaker.renew, kept.entry, health, text):
+            return
+        if kept.registered:
+            self.note(ENTRY_REPAIRED, entry=str(kept.entry)[:200])
+        self.run(self.matchmaker.register, kept.entry)
+        kept.registered = True
+        if health is not Health.PASSING:
+            self.run(self.matchmaker.renew, kept.entry, health, text)
+
+    def _patiently(self, what: object, verb: Callable[[int], _Result]) -> _Result:
+        """Do a matchmaker's verb, which gets the number of the try, until it succeeds; keep account of its failing."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Exception),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=self.options.retry_max_s),
-            after=self._failed,
+            after=lambda state: self._failed(what, state),
             sleep=gevent.sleep,
-        ):
+        )
+        for attempt in retrying:
             with attempt:
-                verb()
-        if self.away_since is not None:
-            self.note(MATCHMAKER_BACK, away_s=round(time.monotonic() - self.away_since, 1))
-            self.away_since = None
+                result = verb(attempt.retry_state.attempt_number)
+        self._succeeded(what)
+        return result
 
-    def _failed(self, state: tenacity.RetryCallState) -> None:
-        self.problem = str(state.outcome.exception())[:500] if state.outcome else ""
-        if self.away_since is None:
+    def _failed(self, what: object, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if not self.problems:
             self.away_since = time.monotonic()
-            self.note(MATCHMAKER_AWAY, problem=self.problem)
+            defect = {} if isinstance(error, MatchmakerError) else {"exc_info": error}
+            self.note(MATCHMAKER_AWAY, logging.WARNING, what=str(what), problem=str(error)[:500], **defect)
+        self.problems[what] = str(error)[:500] or repr(error)
+        if isinstance(what, TopicKey):
+            self._tell_remembered(what)
+
+    def _succeeded(self, what: object) -> None:
+        if self.problems.pop(what, None) is not None and not self.problems:
+            self.note(MATCHMAKER_BACK, away_s=round(time.monotonic() - self.away_since, 1))
 
     # Watches
 
     def _follow(self, topic: TopicKey, pause_s: float) -> None:
-        """Tell of one topic for as long as it is watched."""
+        """Tell of one topic for as long as it is watched. After a failure it is read anew at once."""
         gevent.sleep(pause_s)
         index = 0
-
-        def once() -> None:
-            nonlocal index
-            try:
-                snapshot = self.matchmaker.watch(topic, index, self.options.watch_wait_s)
-            except MatchmakerError:
-                self._tell_remembered(topic)
-                raise
-            changed = snapshot.index != index
-            index = snapshot.index
-            if changed:
+        while True:
+            snapshot = self._patiently(topic, partial(self._ask, topic, index))
+            if snapshot.index != index:
+                index = snapshot.index
                 self.latest[topic] = snapshot
                 self.save.set()
                 self.told(snapshot)
 
-        while True:
-            self._patiently(once)
+    def _ask(self, topic: TopicKey, index: int, attempt: int) -> Snapshot:
+        return self.matchmaker.watch(topic, index if attempt == 1 else 0, self.options.watch_wait_s)
 
     def _tell_remembered(self, topic: TopicKey) -> None:
         """The matchmaker is away: what the last agent knew of the topic is better than nothing, and told once."""
@@ -274,10 +280,12 @@ class Watcher:
         while True:
             self.save.wait()
             self.save.clear()
-            snapshots = [snapshot for snapshot in self.latest.values() if snapshot.instances]
-            data = msgspec.msgpack.encode(_Remembered(time.time(), self.fleet, snapshots))
-            gevent.get_hub().threadpool.apply(self._write, (data,))
+            gevent.get_hub().threadpool.apply(self._write, (self._encoded(),))
             gevent.sleep(SAVE_PAUSE_S)
+
+    def _encoded(self) -> bytes:
+        snapshots = [snapshot for snapshot in self.latest.values() if snapshot.instances]
+        return msgspec.msgpack.encode(_Remembered(time.time(), self.fleet, snapshots))
 
     def _write(self, data: bytes) -> None:
         """Replace the file whole; a full disk loses only this copy."""

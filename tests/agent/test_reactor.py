@@ -60,11 +60,24 @@ def test_a_second_agent_leaves_the_firsts_entries_with_the_matchmaker(fleet: Fle
             assert [] == traffic.failures
 
 
-@pytest.mark.timeout(240)
+UNPACED = """
+from gevent import monkey
+monkey.patch_all(os=False, signal=False, subprocess=False)
+import sys
+from msgspec.structs import replace
+from mesh.agent import start
+
+paced = start._options
+start._options = lambda config: replace(paced(config), young_s=0.0)
+sys.exit(start.main(sys.argv[1:]))
+"""
+"""An agent whose supervisor replaces a reactor at once, however young it died."""
+
+
 @pytest.mark.parametrize("how", ["reactor", "agent"])
 def test_an_agent_that_is_killed_and_comes_back_is_not_taken_for_a_second_one(fleet: Fleet, how: str) -> None:
     soon = {"resume_grace_s": 0.2}
-    a, b = fleet.start("a", delivery=soon), fleet.start("b", delivery=soon)
+    a, b = fleet.start("a", delivery=soon), fleet.start("b", delivery=soon, program=("-c", UNPACED))
     for round_ in range(1, 21):
         with b.echo(server=str(round_)), a.traffic(timeout_s=1.0) as traffic:
             if how == "reactor":

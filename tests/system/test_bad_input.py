@@ -378,17 +378,16 @@ def test_a_flood_of_hellos_of_another_fleet_is_bounded(pair: Pair) -> None:
     allow_open_files(5000)
     before = pair.a.settled_descriptors()
     host, port = pair.a.links[0]
-    most = 0
-    with zmq.Context() as context:
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
         context.set(zmq.MAX_SOCKETS, 2000)
-        for _ in range(500):
-            dealer = context.socket(zmq.DEALER)
+        for number in range(500):
+            dealer = stack.enter_context(context.socket(zmq.DEALER))
             dealer.setsockopt(zmq.LINGER, 0)
             dealer.setsockopt(zmq.RECONNECT_IVL, -1)
             dealer.connect(f"tcp://{host}:{port}")
             dealer.send(encode(0, [hello(fleet="staging")]))
-            most = max(most, pair.a.descriptors())
-        context.destroy(0)
-    assert most <= before + 3 * 64
+            if number % 50 == 49:
+                until(lambda: pair.a.descriptors() <= before + 2 * 64, "the flood is shed while it goes on")
     until(lambda: pair.a.descriptors() <= before, "their descriptors are given back")
     pair.is_undisturbed()
