@@ -44,14 +44,21 @@ def run(command: tuple[str, ...]) -> int:
 def run_child(command: tuple[str, ...], environment: Mapping[str, str]) -> int:
     """Run a command to its end and return its status as a shell does: 128 and more for a signal."""
     started: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
 
     def forward(number: int, _: object) -> None:
         # What a terminal sends goes to all of its foreground processes: the command has it already.
-        if started and not (number in _FROM_TERMINAL and _is_in_foreground()):
+        if number in _FROM_TERMINAL and _is_in_foreground():
+            return
+        if started:
             started[0].send_signal(number)
+        else:
+            early.append(number)  # it may run already, though its start has not returned here
 
     with _handling(forward):
         started.append(subprocess.Popen(command, env=environment))
+        for number in early:
+            started[0].send_signal(number)
         status = started[0].wait()
     return status if status >= 0 else 128 - status
 
