@@ -116,15 +116,17 @@ def test_a_link_is_persistent_while_its_topic_is_hot_and_closes_when_it_is_idle(
 def test_peers_that_were_called_once_cost_nothing_when_they_are_idle(fleet: Fleet) -> None:
     a = fleet.start("a", links={"idle_close_s": 0.5}, heartbeat={"heartbeat_s": 1.0, "dead_after_s": 5.0})
     others = [fleet.start(f"n{number}", links={"idle_close_s": 30.0}) for number in range(6)]
+    idle = []
     with ExitStack() as apps:
         caller = apps.enter_context(client(a, "caller"))
         for agent in others:
             serve_name(apps, agent, f"on-{agent.node}")
-        before = a.settled_descriptors()
-        for agent in others:
-            assert agent.node.encode() == caller.call(f"on-{agent.node}", b"", wait=True).body
-        until(lambda: not caller.query("links"), "all links are closed")
-        assert before == a.settled_descriptors()
+        for called in (others[:1], others):  # the first call opens the catalogue's connections, once
+            for agent in called:
+                assert agent.node.encode() == caller.call(f"on-{agent.node}", b"", wait=True).body
+            until(lambda: not caller.query("links"), "all links are closed")
+            idle.append(a.settled_descriptors())
+    assert idle[0] == idle[1]
 
 
 def test_more_peers_than_the_budget_are_all_served_within_it(fleet: Fleet) -> None:
