@@ -19,13 +19,14 @@ from mesh.cli.run import run_child
 sys.exit(run_child((sys.executable, "-I", "-S", "-c", sys.argv[1]), os.environ))
 """
 TELL = """
-import signal, sys
+import signal, sys, time
 def tell(number, _):
     sys.exit(number + 40)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, tell)
 print("ready", flush=True)
-signal.pause()
+while True:  # pause() would miss a signal that comes just before it
+    time.sleep(0.05)
 """
 ROOT = Path(__file__).resolve().parents[2]
 
