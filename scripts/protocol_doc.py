@@ -56,7 +56,7 @@ EXAMPLES: list[R.Record] = [
     R.Serve("orders", "b-1", 4, 256),
     R.Serving("orders", "b-1", True),
     R.Unserve("orders", "b-1"),
-    R.Reach("b", 1002),
+    R.Reach("b", 1002, 34, "10.0.0.2", 7000),
     R.Request(int(R.Kind.CALL), 0, "orders", "", 10_000, b"ping", int(R.Flag.IDEMPOTENT), headers={"k": "v"}),
     R.Reply("a", 17, 0, b"pong"),
     R.Failure("a", 17, 0, int(R.Status.UNROUTABLE), "nobody serves 'orders'", "a"),

@@ -39,7 +39,10 @@ GRACE_S = 0.25
 """How long after its deadline an answer of the agent is waited for."""
 
 REACHED_MAX = 65_536
-"""Nodes that may be remembered as reached; the agent's own limit is below."""
+"""Serving apps that may be remembered as reached; the agent's own limit is below."""
+
+REACHED_SLACK = 64
+"""Serving apps of which nothing is outstanding that may be remembered, beside as many as there are others."""
 
 TURN_BYTES = 1 << 20
 TURN_RECORDS = 4_096
@@ -59,10 +62,10 @@ class Pending(Struct):
 
 
 class Reached(Struct):
-    """A node that may hold requests of ours below seq ``until``; None: newer ones too, for our agent goes on there."""
+    """A serving app that may hold requests of ours below seq ``until``; None: newer ones too, for our agent goes on
+    there."""
 
-    node: str
-    incarnation: int
+    reach: Reach
     until: int | None = None
 
 
@@ -78,7 +81,8 @@ class Calling(Struct):
     queue: list[int] = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
     timers: list[tuple[float, int]] = field(default_factory=list)
-    reached: list[Reached] = field(default_factory=list)
+    reached: dict[tuple[str, int, int], Reached] = field(default_factory=dict)
+    reached_sweep: int = REACHED_SLACK
 
     # A request begins
 
@@ -154,26 +158,40 @@ class Calling(Struct):
         self.fresh.clear()
 
     def resume(self, new_agent: bool) -> list[Record]:
-        """Queue everything anew for a connection just opened; return the nodes that were reached, to be told first."""
+        """Queue everything anew for a connection just opened; return what is to be told first: who was reached, and
+        where fan-outs went."""
         self.queue = list(self.pending)
         if new_agent:
-            for entry in self.reached:
+            for entry in self.reached.values():
                 if entry.until is None:
                     entry.until = self.written
-            self.reached = [entry for entry in self.reached if entry.until is None or entry.until > self.floor]
-        return [Reach(entry.node, entry.incarnation) for entry in self.reached]
+        self._forget_reached()
+        records: list[Record] = [entry.reach for entry in self.reached.values()]
+        for seq, pending in self.pending.items():
+            if pending.targets:
+                records.append(Targets(seq, list(pending.targets.items())))
+        return records
 
     # It is heard of
 
     def reach(self, reach: Reach) -> None:
-        """The agent is about to send requests of ours to a node that it had not reached before."""
-        for entry in self.reached:
-            if entry.node == reach.node and entry.incarnation == reach.incarnation:
-                entry.until = None
-                return
+        """The agent is about to send requests of ours to a serving app that it had not reached before, or has none
+        there any more: what it said of those that are gone may not have come, so the entry stays for their sake."""
+        key = (reach.node, reach.session, reach.incarnation)
+        if reach.over:
+            if key in self.reached:
+                self.reached[key].until = self.written
+            return
+        if len(self.reached) >= self.reached_sweep:
+            self._forget_reached()
+            self.reached_sweep = 2 * len(self.reached) + REACHED_SLACK
         if len(self.reached) >= REACHED_MAX:
-            raise ProtocolError(f"more than {REACHED_MAX} nodes were reached")
-        self.reached.append(Reached(reach.node, reach.incarnation))
+            raise ProtocolError(f"more than {REACHED_MAX} others were reached")
+        self.reached[key] = Reached(reach)
+
+    def _forget_reached(self) -> None:
+        """Forget those of whom nothing can be outstanding."""
+        self.reached = {k: e for k, e in self.reached.items() if e.until is None or e.until > self.floor}
 
     def accepted(self, accepted: Accepted, limits: AppWelcome) -> list[Event]:
         """The agent holds casts and fan-outs; a fan-out is told once its targets are known too."""

@@ -39,6 +39,7 @@ from mesh.core.records import (
     Request,
     Serve,
     Settled,
+    Targets,
     Unserve,
 )
 from mesh.core.recovery import Recovery
@@ -46,12 +47,15 @@ from mesh.core.report import REPORTS
 from mesh.core.serving import Serving
 from mesh.core.session import App, Credentials
 from mesh.errors import ProtocolError
-from mesh.types import name_problem
+from mesh.types import Endpoint, name_problem, node_id_problem
 
 __all__ = ["AppHop"]
 
 APPS_MAX = 10_000
 """Sessions at once; one more is refused."""
+
+REACHED_MAX = 65_536
+"""Serving apps that one app may say it has reached."""
 
 
 class AppHop:
@@ -77,6 +81,7 @@ class AppHop:
             Unserve: self.serving.unserve,
             Answer: self._answer,
             Reach: self._reach,
+            Targets: self._targets,
             Floor: self._floor,
             Query: self._query,
             Ping: self._ping,
@@ -97,6 +102,8 @@ class AppHop:
                 if verb is None:
                     raise ProtocolError(f"an app may not send {type(record).__name__}")
                 verb(app, record, now)
+            if self.state.outbox.unasked:
+                self.act(self.recovery.inquire(now), now)
         except (ProtocolError, ValueError) as error:
             self.malformed(conn, str(error), now)
 
@@ -267,9 +274,24 @@ class AppHop:
         self.context.answer(answer.node, structs.replace(answer, target=app.session))
 
     def _reach(self, app: App, reach: Reach, now: float) -> None:
-        """The app tells again where its requests went. What this agent has told it itself is known here."""
-        if app.reached.get(reach.node) != reach.incarnation:
-            app.reached_before[reach.node] = reach.incarnation
+        """The app tells again where its requests went. What this agent has told it itself is known here.
+
+        Of several incarnations of one agent the first counts, for which only the serving app itself can speak.
+        """
+        target = (reach.node, reach.session)
+        if app.reached.get(target) == reach.incarnation:
+            return
+        problem = node_id_problem(reach.node)
+        if problem or len(app.reached_before) >= REACHED_MAX:
+            raise ProtocolError(problem or f"more than {REACHED_MAX} others were reached")
+        app.reached_before[target] = min(reach.incarnation, app.reached_before.get(target, reach.incarnation))
+        if reach.host and reach.port and reach.node != self.context.node:
+            self.recovery.locate(reach.node, Endpoint(reach.host, reach.port))
+
+    def _targets(self, app: App, targets: Targets, now: float) -> None:
+        """The app tells again where a fan-out of its went, which it will now say again."""
+        if len(app.targets_before) < self.options.outbox.outstanding_records:
+            app.targets_before[targets.seq] = dict(targets.nodes)
 
     def _floor(self, app: App, floor: Floor, now: float) -> None:
         app.raise_floor(floor.floor)

@@ -1,20 +1,17 @@
 """The caller's agent: takes requests from its apps, places each with an instance, and tells how it ended.
 
-Read in the order of a message: `request` checks and admits it, `_place` chooses an instance, `_aim` puts it on the
+Read in the order of a message: `request` checks and admits it, `_place` chooses an instance, `sending` puts it on the
 way, `reply` (or `settled`, or `receipt`) ends it. When that does not go well, `recovery` decides.
 """
-
-from msgspec import structs
 
 from mesh.core import notes
 from mesh.core.catalogue import Instance
 from mesh.core.codec import weight
 from mesh.core.context import SEQS_MAX, Context
-from mesh.core.directory import View
+from mesh.core.directory import Group, View
 from mesh.core.effects import Level, Unwatch, Watch
 from mesh.core.fanout import Fan, by_node
-from mesh.core.link import Link
-from mesh.core.outbox import Entry, Key, Place
+from mesh.core.outbox import Entry, Key
 from mesh.core.pool import Action
 from mesh.core.ranges import expand
 from mesh.core.records import (
@@ -23,7 +20,6 @@ from mesh.core.records import (
     Failure,
     Flag,
     Kind,
-    Reach,
     Receipt,
     Reply,
     Request,
@@ -32,6 +28,7 @@ from mesh.core.records import (
     Targets,
 )
 from mesh.core.router import choose
+from mesh.core.sending import Sending
 from mesh.core.session import App, Outcome
 from mesh.types import TopicKey, name_problem
 
@@ -45,6 +42,7 @@ class Calling:
         self.context = context
         self.state = context.state
         self.options = context.options
+        self.sending = Sending(context)
 
     # A request comes in
 
@@ -57,7 +55,7 @@ class Calling:
         if request.seq < app.floor or self._is_replay(app, key, request):
             return []
         charged = weight(request, self.options.link.chunk_bytes)
-        refusal = self._refusal(app, request, charged) or self._doubt(app, request)
+        refusal = self._refusal(app, request, charged)
         topic = TopicKey(app.namespace, request.topic)
         view = None if refusal else self.view(topic, now)
         if refusal is None and view is None:
@@ -72,7 +70,8 @@ class Calling:
         app.admitted(charged)
         state.heats.count(topic)
         entry = Entry(request, topic, now + self._timeout_s(request), charged)
-        entry.doubtful = self._may_have_left(app, request)
+        is_sought = self._may_have_left(app, request) and not entry.repeatable
+        entry.doubtful = self._may_have_left(app, request) and entry.repeatable
         state.outbox.admit(entry)
         if request.kind == Kind.CALL:
             state.totals.calls += 1
@@ -80,6 +79,10 @@ class Calling:
             state.totals.casts += request.kind == Kind.CAST
             state.totals.fanouts += request.kind == Kind.FANOUT
             self._accept(app, request.seq)
+        entry.targets = app.targets_before.pop(request.seq, None)
+        if is_sought:
+            self.sending.ask(entry, dict(app.reached_before), now)
+            return []
         return self._place(entry, view, now)
 
     def _is_replay(self, app: App, key: Key, request: Request) -> bool:
@@ -125,13 +128,6 @@ class Calling:
         elif self.state.outbox.queued >= self.options.pool.waiting_records_max:
             limit = "waiting_records_max"
         return self.failure(request, Status.OVERLOADED, f"{limit} is reached", limit=limit) if limit else None
-
-    def _doubt(self, app: App, request: Request) -> Failure | None:
-        """Return why a call that an earlier agent had may have run already, or None: it never left that one."""
-        repeatable = request.kind != Kind.CALL or request.flags & Flag.IDEMPOTENT
-        if repeatable or not self._may_have_left(app, request):
-            return None
-        return self.failure(request, Status.INDETERMINATE, "the agent that had sent it was lost")
 
     def _may_have_left(self, app: App, request: Request) -> bool:
         """Return whether an agent before this one may have sent this request."""
@@ -191,7 +187,32 @@ class Calling:
             self._nobody(entry, view, now)
             return []
         view.cursors[request.server] = instance.key
-        return self._aim(entry, instance, now)
+        if not self.sending.may_reach(request.session, (instance.agent.node, instance.session)):
+            return self._place_within_reach(entry, view, now)
+        return self.sending.aim(entry, instance, now)
+
+    def _place_within_reach(self, entry: Entry, view: View, now: float) -> list[Action]:
+        """Aim an entry at an instance that its app has reached already, or end it: there is no room for another."""
+        request, group = entry.request, Group()
+        reached = self.state.apps[request.session].reached
+        for one in view.group(request.server).instances:
+            if (one.agent.node, one.session) in reached:
+                group.add(one)
+        policy, cursor = self.options.router.policy_of(request.topic), view.cursors.get(request.server)
+        instance = choose(
+            policy, group, cursor, node=self.context.node, avoid=self._avoid, outstanding=self._outstanding
+        )
+        if instance is None:
+            self._out_of_reach(entry, now)
+            return []
+        view.cursors[request.server] = instance.key
+        return self.sending.aim(entry, instance, now)
+
+    def _out_of_reach(self, entry: Entry, now: float) -> None:
+        """End an entry that may go to nobody."""
+        status = Status.INDETERMINATE if entry.doubtful else Status.OVERLOADED
+        text = f"this app has requests with reach_max = {self.options.outbox.reach_max} others, which cannot take it"
+        self.end(entry.key, self.failure(entry.request, status, text, limit="reach_max"), now)
 
     def _avoid(self, instance: Instance) -> bool:
         """Return whether an instance is passed over while there is another choice: suspect, draining, or full."""
@@ -228,88 +249,18 @@ class Calling:
         where = f" in namespace {request.namespace!r}" if request.namespace else ""
         return self.failure(request, Status.UNROUTABLE, f"nobody serves {name!r}{where}")
 
-    # It is put on its way
-
-    def _aim(self, entry: Entry, instance: Instance, now: float) -> list[Action]:
-        """Reserve the instance and its link, and send if the link takes it now."""
-        state, request = self.state, entry.request
-        node = instance.agent.node
-        request.target = instance.session
-        state.outbox.aim(entry, (node, instance.session))
-        if node == self.context.node:
-            self._sent(entry, now)
-            self._reach(request.session, node, state.peers.identity.incarnation)
-            self.context.loopback.append(request)
-            return []
-        state.pool.lease(node, now, entry.topic)
-        self._note_endpoint(instance)
-        link = state.peers.open_link(node)
-        if link is not None and link.has_credit and node not in state.outbox.queues:
-            self._send(link, entry, now)
-            return []
-        entry.place = Place.QUEUED
-        state.outbox.queue(node, entry.key)
-        return state.pool.want(node, self.options.pool, now) if link is None else []
-
-    def _note_endpoint(self, instance: Instance) -> None:
-        """Remember where the catalogue says that an agent is; a live link's own word is not overruled."""
-        peer = self.state.peers.peer(instance.agent.node)
-        if peer.link is None and peer.endpoint != instance.agent.endpoint:
-            peer.endpoint = instance.agent.endpoint
-
-    def _sent(self, entry: Entry, now: float) -> None:
-        """The entry leaves for its target in this turn."""
-        request = entry.request
-        request.dispatch += 1
-        request.timeout_ms = max(1, round((entry.deadline - now) * 1000))
-        entry.place = Place.PLACED
-
-    def _send(self, link: Link, entry: Entry, now: float) -> None:
-        self._sent(entry, now)
-        entry.reached = link.incarnation
-        self._reach(entry.request.session, link.peer, link.incarnation)
-        link.charge(weight(entry.request, link.chunker.chunk_bytes))
-        self._say(link, entry.request)
-
-    def _say(self, link: Link, request: Request) -> None:
-        """Put a request on a link's way out, a large body in chunks."""
-        peers = self.state.peers
-        if len(request.body) <= link.chunker.chunk_bytes:
-            peers.say(link, request)
-            return
-        announcement, chunks = link.chunker.split(request)
-        for record in (announcement, *chunks):
-            peers.say(link, record)
-
-    def _reach(self, session: int, node: str, incarnation: int) -> None:
-        """Tell the app, before its first record goes to a node, that it does."""
-        app = self.state.apps.get(session)
-        if app is not None and app.reached.get(node) != incarnation:
-            app.reached[node] = incarnation
-            self.context.tell(app, Reach(node, incarnation))
-
-    def flush_queue(self, node: str, now: float) -> None:
-        """Send what waits for the link to a node, as far as its window goes."""
-        outbox = self.state.outbox
-        link = self.state.peers.open_link(node)
-        queue = outbox.queues.get(node)
-        while link is not None and queue and link.has_credit:
-            key = next(iter(queue))
-            outbox.unqueue(node, key)
-            entry = outbox.entries.get(key)
-            if entry is not None:
-                self._send(link, entry, now)
-                continue
-            self._send_fan(link, self.state.fans[key], now)
-
     # Fan-out
 
     def _fan_out(self, entry: Entry, view: View, now: float) -> list[Action]:
         """Send to every node that has an instance; without any, or before they are known, all is as for a call."""
         request, key = entry.request, entry.key
-        nodes = by_node(view.group(request.server))
-        if not nodes or not view.known:
+        group = view.group(request.server)
+        nodes = entry.targets or by_node(group)
+        if not nodes or not (view.known or entry.targets):
             self._nobody(entry, view, now)
+            return []
+        if not self.sending.may_reach(request.session, *((node, 0) for node in nodes)):
+            self._out_of_reach(entry, now)
             return []
         self.state.outbox.end(key)
         request.target = 0
@@ -320,30 +271,11 @@ class Calling:
         if app is not None:
             self.context.tell(app, Targets(request.seq, list(nodes.items())))
         actions: list[Action] = []
-        leads = {i.agent.node: i for i in view.group(request.server).instances}
-        for node, instance in leads.items():
-            actions += self._fan_to(fan, key, node, instance, now)
+        for instance in group.instances:
+            self.sending.note_endpoint(instance)
+        for node in nodes:
+            actions += self.sending.fan_to(fan, key, node, entry.topic, now)
         return actions
-
-    def _fan_to(self, fan: Fan, key: Key, node: str, instance: Instance, now: float) -> list[Action]:
-        state = self.state
-        if node == self.context.node:
-            self.context.loopback.append(self._fan_copy(fan, now))
-            return []
-        state.pool.lease(node, now, instance.topic_key)
-        self._note_endpoint(instance)
-        state.outbox.queue(node, key)
-        self.flush_queue(node, now)
-        return state.pool.want(node, self.options.pool, now)
-
-    def _send_fan(self, link: Link, fan: Fan, now: float) -> None:
-        self._reach(fan.request.session, link.peer, link.incarnation)
-        link.charge(weight(fan.request, link.chunker.chunk_bytes))
-        self._say(link, self._fan_copy(fan, now))
-
-    def _fan_copy(self, fan: Fan, now: float) -> Request:
-        timeout_ms = max(1, round((fan.deadline - now) * 1000))
-        return structs.replace(fan.request, timeout_ms=timeout_ms, dispatch=fan.request.dispatch + 1)
 
     def receipt(self, node: str, receipt: Receipt, now: float) -> None:
         """A node tells what became of its part of a fan-out."""
@@ -351,7 +283,7 @@ class Calling:
         if fan is not None and node in fan.pending:
             fan.answered(node, receipt.finished, receipt.failed)
             self.state.outbox.unqueue(node, (receipt.session, receipt.seq))
-            self._release(node, now)
+            self.sending.release(node, now)
             if not fan.pending:
                 self.end_fan((receipt.session, receipt.seq), fan, now)
 
@@ -361,7 +293,7 @@ class Calling:
         self.state.outbox.wheel.remove(key, fan.deadline)
         for node in fan.pending:
             self.state.outbox.unqueue(node, key)
-            self._release(node, now)
+            self.sending.release(node, now)
         app = self.state.apps.get(key[0])
         if app is not None:
             app.ended(fan.charged)
@@ -382,11 +314,11 @@ class Calling:
 
     def end(self, key: Key, outcome: Outcome, now: float) -> None:
         """End an entry, give back what it held, and tell its app."""
-        entry = self.state.outbox.end(key)
+        entry = self.state.outbox.entries.get(key)
         if entry is None:
             return
-        if entry.place is not Place.WAITING:
-            self._release(entry.target[0], now)
+        self.sending.unplace(entry, now)
+        self.state.outbox.end(key)
         app = self.state.apps.get(key[0])
         if app is None:
             return
@@ -395,10 +327,6 @@ class Calling:
             self._settle(app, key[1])
         else:
             self._tell(app, key[1], outcome)
-
-    def _release(self, node: str, now: float) -> None:
-        if node != self.context.node:
-            self.state.pool.release(node, now)
 
     def _tell(self, app: App, seq: int, outcome: Reply | Failure | Receipt) -> None:
         """Keep an outcome until the app's floor passes it, and send it."""
@@ -432,17 +360,12 @@ class Calling:
         entry = self.state.outbox.entries.get(key)
         if entry is None:
             return
-        if entry.place in (Place.PLACED, Place.ASKED):
-            self.context.answer(entry.target[0], Cancel(self.context.node, *key))
+        for node in entry.nodes:
+            self.context.answer(node, Cancel(self.context.node, *key))
         failure = self.failure(entry.request, Status.CANCELLED, "its caller gave it up")
         self.end(key, failure, now)
 
     # It is placed again
-
-    def unplace(self, entry: Entry, now: float) -> None:
-        """Take an entry away from where it was aimed."""
-        self._release(entry.target[0], now)
-        self.state.outbox.unplace(entry)
 
     def replace(self, entry: Entry, now: float) -> list[Action]:
         """Place an unplaced entry once more."""

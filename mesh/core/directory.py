@@ -2,7 +2,8 @@
 
 The matchmaker finds, and may be stale. This node knows better about its own apps (they are here), about instances
 that gave work back (gone or full, for a while), and about the past: an instance that vanished without having said
-that it drains is **absent**, not gone, for ``absent_grace_s``, so a service may restart without losing its mail.
+that it drains is **absent**, not gone, for ``absent_grace_s``, so a service may restart without losing its mail. So
+is an app of this node that the matchmaker lists and that has not come back to this agent, the successor of another.
 
 A snapshot without any instance, after one with some, is believed only when it is read a second time, for a matchmaker
 that has lost its data says the same.
@@ -12,7 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from mesh.core.catalogue import Health, Instance, Snapshot
+from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
 from mesh.types import InstanceKey, TopicKey
 
 __all__ = ["Directory", "DirectoryOptions", "Group", "View"]
@@ -147,6 +148,10 @@ class Directory(Struct):
         for key in vanished:
             past = view.absent if key in unannounced else view.departed
             past[key] = now + options.absent_grace_s
+        for ours in snapshot.instances:
+            is_known = any(ours.key in known for known in (view.local, view.absent, view.departed))
+            if ours.agent.node == self.node and ours.health is not Health.MAINTENANCE and not is_known:
+                view.absent[ours.key] = now + options.absent_grace_s
         for key, instance in fresh.items():
             view.absent.pop(key, None)
             view.departed.pop(key, None)
@@ -177,6 +182,11 @@ class Directory(Struct):
         past[instance.key] = now + options.absent_grace_s
         view.refresh()
         return view
+
+    def agent(self, node: str) -> AgentEntry | None:
+        """Return what the matchmaker last said of the agent of a node that serves anything that is watched here."""
+        listed = (i.agent for view in self.views.values() for i in view.listed.values() if i.agent.node == node)
+        return max(listed, key=lambda agent: agent.incarnation, default=None)
 
     def hide(self, topic: TopicKey, key: InstanceKey, until: float) -> None:
         """This instance gave work back (full, gone or draining): choose others until then."""

@@ -174,7 +174,7 @@ class LinkHop:
     def _credit(self, link: Link, credit: Credit, now: float) -> None:
         link.credit_records = max(link.credit_records, credit.records)
         link.credit_bytes = max(link.credit_bytes, credit.bytes)
-        self.calling.flush_queue(link.peer, now)
+        self.calling.sending.flush_queue(link.peer, now)
 
     def _ask(self, link: Link, ask: Ask, now: float) -> None:
         self.serving.ask(link.peer, ask, now)

@@ -38,6 +38,8 @@ from mesh.core.pool import Action, Dial
 from mesh.core.ranges import to_ranges
 from mesh.core.records import (
     Accepted,
+    Answer,
+    Ask,
     Cancel,
     Failure,
     GiveBack,
@@ -190,7 +192,7 @@ class Node:
             state.peers.lagged(lag_s)
             self.context.note(notes.LAGGED, Level.WARNING, lag_s=round(lag_s, 3))
         state.ticked_at, state.due_at = now, 0.0
-        self.recovery.tick(now)
+        self._act(self.recovery.tick(now), now)
         self.serving.tick(now)
         self.apps.tick(now)
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
@@ -292,7 +294,7 @@ class Node:
                 self.context.note(
                     notes.LINK_OPENED, Level.INFO, peer=change.node, incarnation=link.incarnation, conn=change.conn
                 )
-                self.recovery.link_opened(link, now)
+                self._act(self.recovery.link_opened(link, now), now)
             elif isinstance(change, Closed):
                 self._closed(change, change.node in replaced, now)
             else:
@@ -366,6 +368,10 @@ class Node:
                     self.calling.receipt(node, record, now)
                 elif isinstance(record, Cancel):
                     self.serving.cancel(node, record, now)
+                elif isinstance(record, Ask):
+                    self.serving.ask(node, record, now)
+                elif isinstance(record, Answer):
+                    self._act(self.recovery.answer(node, record, now), now)
 
     # What goes out
 

@@ -2,11 +2,12 @@
 
 An entry is a request that one of our apps has made and that has not ended. It is *waiting* (nobody is ready for its
 topic), *queued* (its target is chosen, the link has no room or is not open yet), *placed* (it has left), or *asked*
-about (its link was lost after it had left). It ends once: with a reply, with a failure, or, for a cast, when a handler
-ended it.
+about (its link was lost after it had left, or an earlier agent of ours may have sent it). It ends once: with a reply,
+with a failure, or, for a cast, when a handler ended it.
 
 An entry that may run twice (a cast that is not ``once``, an idempotent call) is placed again when its target is lost.
-Any other is asked about, and is placed again only on the word NEVER.
+Any other is asked about, at every target that may have it, and is placed again only when all have said NEVER. What is
+asked of one target is its **inquiry**; all questions of an inquiry on one link have one number.
 """
 
 import enum
@@ -18,7 +19,7 @@ from mesh.core.records import Flag, GiveBack, Kind, Request
 from mesh.core.wheel import Wheel
 from mesh.types import TopicKey
 
-__all__ = ["Entry", "Key", "Outbox", "OutboxOptions", "Place", "TargetKey"]
+__all__ = ["Entry", "Inquiry", "Key", "Outbox", "OutboxOptions", "Place", "TargetKey"]
 
 Key = tuple[int, int]
 """``(session, seq)``: a request of one of this node's apps."""
@@ -54,6 +55,15 @@ class OutboxOptions(Struct, frozen=True):
             "remember of a session. Above it: Overloaded.",
         ),
     ] = 65_536
+    reach_max: Annotated[
+        int,
+        Meta(
+            ge=16,
+            le=16_384,
+            description="Serving apps that requests of one app may be with at once. The agent that succeeds a killed "
+            "one asks each of them. At the limit requests go only to those; where none serves the topic: Overloaded.",
+        ),
+    ] = 1024
     attempts_max: Annotated[
         int,
         Meta(
@@ -85,7 +95,9 @@ class Place(enum.IntEnum):
 
 class Entry(Struct):
     """One request that has not ended. ``charged`` is its weight; ``reached``: the incarnation it was sent
-    to; ``doubtful``: it was lost after it had left, and may have run; ``refusal``: why it was given back last."""
+    to; ``asked``: targets that have not said what became of it, and the incarnation that it had been sent to there;
+    ``lost``: one that cannot say; ``targets``: the nodes that an earlier agent chose for a fan-out; ``doubtful``: it
+    was lost after it had left, and may have run; ``refusal``: why it was given back last."""
 
     request: Request
     topic: TopicKey
@@ -96,7 +108,9 @@ class Entry(Struct):
     attempts: int = 0
     doubtful: bool = False
     reached: int = 0
-    asked_at: float = 0.0
+    asked: dict[TargetKey, int] = field(default_factory=dict)
+    lost: str = ""
+    targets: dict[str, int] | None = None
     refusal: GiveBack | None = None
 
     @property
@@ -105,25 +119,43 @@ class Entry(Struct):
 
     @property
     def repeatable(self) -> bool:
-        """Whether it may be placed again though it may have run."""
+        """Whether it may be placed again though it may have run: a fan-out goes to the same, who know a copy."""
         flags = self.request.flags
         if self.request.kind == Kind.CALL:
             return bool(flags & Flag.IDEMPOTENT)
-        return not flags & Flag.ONCE
+        return self.request.kind == Kind.FANOUT or not flags & Flag.ONCE
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that may have it."""
+        if self.place is Place.ASKED:
+            return list(dict.fromkeys(node for node, _ in self.asked))
+        return [self.target[0]] if self.place is Place.PLACED else []
+
+
+class Inquiry(Struct):
+    """What is asked of one target. ``since``: when it could last be expected to begin to answer; ``number``: that of
+    the questions on the live link, 0 before the first; ``unasked``: keys that none of those was about yet."""
+
+    since: float
+    number: int = 0
+    keys: dict[Key, None] = field(default_factory=dict)
+    unasked: dict[Key, None] = field(default_factory=dict)
 
 
 class Outbox(Struct):
-    """All entries of this node's apps. ``queues``: what waits for a link to each node, oldest first."""
+    """All entries of this node's apps. ``queues``: what waits for a link to each node, oldest first; ``unasked``: the
+    targets of inquiries that have something new to ask."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     by_target: dict[TargetKey, dict[Key, None]] = field(default_factory=dict)
     waiting: dict[TopicKey, dict[Key, None]] = field(default_factory=dict)
     queues: dict[str, dict[Key, None]] = field(default_factory=dict)
     queued: int = 0
-    asked: dict[Key, None] = field(default_factory=dict)
     wheel: Wheel[Key] = field(default_factory=Wheel)
+    inquiries: dict[TargetKey, Inquiry] = field(default_factory=dict)
+    unasked: dict[TargetKey, None] = field(default_factory=dict)
     question_no: int = 0
-    questions: dict[TargetKey, int] = field(default_factory=dict)
 
     def admit(self, entry: Entry) -> None:
         """Begin to keep an entry; it is due at its deadline."""
@@ -164,16 +196,41 @@ class Outbox(Struct):
             if not keys:
                 del self.queues[node]
 
-    def ask_about(self, entry: Entry, now: float) -> None:
-        """The entry had left and its link was lost: whether it runs must be asked."""
-        entry.place = Place.ASKED
-        entry.asked_at = now
-        self.asked[entry.key] = None
+    def ask(self, entry: Entry, targets: dict[TargetKey, int], now: float) -> None:
+        """An unplaced entry may be with any of these targets: whether it is must be asked of each."""
+        entry.place, entry.asked, entry.lost = Place.ASKED, targets, ""
+        for target in targets:
+            inquiry = self.inquiries.setdefault(target, Inquiry(now))
+            inquiry.since = now
+            inquiry.keys[entry.key] = inquiry.unasked[entry.key] = None
+            self.unasked[target] = None
 
-    def known(self, entry: Entry) -> None:
-        """The question about an entry was answered: it is there."""
-        entry.place = Place.PLACED
-        self.asked.pop(entry.key, None)
+    def ask_anew(self, node: str, now: float) -> None:
+        """The link to a node is another one: what was asked by the last must be asked again."""
+        for target, inquiry in self.inquiries.items():
+            if target[0] == node:
+                inquiry.since, inquiry.number, inquiry.unasked = now, 0, dict(inquiry.keys)
+                self.unasked[target] = None
+
+    def question(self, target: TargetKey) -> tuple[int, list[Key]]:
+        """Return the number of the questions to a target, and what is to be asked now."""
+        self.unasked.pop(target, None)
+        inquiry = self.inquiries[target]
+        if not inquiry.number:
+            self.question_no += 1
+            inquiry.number = self.question_no
+        keys, inquiry.unasked = list(inquiry.unasked), {}
+        return inquiry.number, keys
+
+    def answered(self, entry: Entry, target: TargetKey) -> None:
+        """A target that was asked about an entry is not waited for any more."""
+        del entry.asked[target]
+        inquiry = self.inquiries[target]
+        del inquiry.keys[entry.key]
+        inquiry.unasked.pop(entry.key, None)
+        if not inquiry.keys:
+            del self.inquiries[target]
+            self.unasked.pop(target, None)
 
     def unplace(self, entry: Entry) -> None:
         """Take the entry out of wherever it is; it has neither target nor place."""
@@ -186,25 +243,25 @@ class Outbox(Struct):
                 if not keys:
                     del self.waiting[entry.topic]
             return
+        if entry.place is Place.ASKED:
+            for target in list(entry.asked):
+                self.answered(entry, target)
+            entry.place = Place.WAITING
+            return
         if entry.place is Place.QUEUED:
             self.unqueue(entry.target[0], key)
-        elif entry.place is Place.ASKED:
-            self.asked.pop(key, None)
         keys = self.by_target[entry.target]
         del keys[key]
         if not keys:
             del self.by_target[entry.target]
-            self.questions.pop(entry.target, None)
         entry.place = Place.WAITING
 
     def end(self, key: Key) -> Entry | None:
-        """Take out and return an entry that ended; None: it had ended before. Its ``place`` is where it was."""
+        """Take out and return an unplaced entry that ended; None: it had ended before."""
         entry = self.entries.pop(key, None)
         if entry is not None:
             self.wheel.remove(key, entry.deadline)
-            place = entry.place
             self.unplace(entry)
-            entry.place = place
         return entry
 
     def outstanding(self, target: TargetKey) -> int:
@@ -217,12 +274,6 @@ class Outbox(Struct):
         keys = [key for target, keys in self.by_target.items() if target[0] == node for key in keys]
         return [self.entries[key] for key in keys]
 
-    def question(self, target: TargetKey) -> int:
-        """Return the number of a new question about a target, which is the latest one from now on."""
-        self.question_no += 1
-        self.questions[target] = self.question_no
-        return self.question_no
-
-    def overdue(self, grace_s: float, now: float) -> list[Entry]:
-        """Return the entries that were asked about for longer than ``grace_s``."""
-        return [self.entries[key] for key in self.asked if now - self.entries[key].asked_at >= grace_s]
+    def overdue(self, grace_s: float, now: float) -> list[TargetKey]:
+        """Return the targets that have not answered for ``grace_s``."""
+        return [target for target, inquiry in self.inquiries.items() if now - inquiry.since >= grace_s]

@@ -234,10 +234,16 @@ class Unserve(_Wire, tag=20):
 
 
 class Reach(_Wire, tag=21):
-    """Agent → app, before the first record of the app goes to ``node``; replayed by the app to a new agent."""
+    """Agent → app, before the first record of the app goes to the serving ``session`` of ``node`` (0: a fan-out, to all
+    of them), whose agent is at ``host`` and ``port``; replayed by the app to a new agent. ``over``: nothing of
+    the app is there any more."""
 
     node: Node
     incarnation: U63
+    session: U63 = 0
+    host: Host = ""
+    port: U16 = 0
+    over: bool = False
 
 
 class Request(_Wire, tag=32):

@@ -3,6 +3,9 @@
 What never left, or may run twice, is placed again. What had left and must not run twice is asked about, on the next
 link to where it went: NEVER lets it be placed again, RUNNING has it waited for, and LOST, or no answer within
 ``resume_grace_s``, ends it as Indeterminate.
+
+The same is asked when the loss was that of our own agent: its successor is told by the app whom it had reached, and
+asks each of them. An id is with one of them at most, so one RUNNING is enough, and NEVER is needed of all.
 """
 
 from mesh.core.calling import Calling
@@ -12,11 +15,18 @@ from mesh.core.outbox import Entry, Key, Place, TargetKey
 from mesh.core.pool import Action
 from mesh.core.records import Answer, Ask, Cancel, Failure, GiveBack, Kind, Receipt, Status, Verdict
 from mesh.core.session import App
+from mesh.types import Endpoint
 
 __all__ = ["Recovery"]
 
 IDS_MAX = 4_096
 """Ids in one question."""
+
+NOT_OURS = 0
+"""The dispatch of a request that this agent has not sent: what another gives back, an earlier agent had sent."""
+
+NAMED_MAX = 5
+"""Nodes that a text names."""
 
 HIDE_S = 0.05
 """The shortest time for which an instance that gave work back is passed over."""
@@ -30,6 +40,7 @@ class Recovery:
         self.state = context.state
         self.options = context.options
         self.calling = calling
+        self.sending = calling.sending
 
     # It comes back, or its way is lost
 
@@ -44,12 +55,10 @@ class Recovery:
             self.calling.receipt(node, Receipt(self.context.node, *key, 0, 0, fan.pending.get(node, 0), 0), now)
             return []
         entry = self.state.outbox.entries.get(key)
-        if entry is None or entry.place is Place.WAITING or entry.request.dispatch != record.dispatch:
+        if entry is None or node not in entry.nodes or entry.request.dispatch not in (record.dispatch, NOT_OURS):
             return []
         target = entry.target
-        if target[0] != node:
-            return []
-        self.calling.unplace(entry, now)
+        self.sending.unplace(entry, now)
         if record.status == Status.REJECTED:
             self.calling.end(key, self.calling.failure(entry.request, Status.REJECTED, record.text, record.limit), now)
             return []
@@ -78,9 +87,9 @@ class Recovery:
         for key in list(outbox.queues.get(node, ())):
             entry = outbox.entries.get(key)
             if entry is not None:
-                self.calling.unplace(entry, now)
+                self.sending.unplace(entry, now)
                 actions += self.calling.replace(entry, now)
-        if outbox.queues.get(node) or any(e.place is Place.ASKED for e in outbox.at_node(node)):
+        if outbox.queues.get(node) or any(target[0] == node for target in outbox.inquiries):
             actions += self.state.pool.want(node, self.options.pool, now)
         return actions
 
@@ -88,67 +97,99 @@ class Recovery:
         """The link to a node is gone: what was outstanding there is placed again, or asked about."""
         outbox = self.state.outbox
         actions: list[Action] = []
+        outbox.ask_anew(node, now)
         for entry in outbox.at_node(node):
-            if entry.place is Place.ASKED:
-                continue
-            if entry.place is Place.QUEUED or entry.repeatable:
-                entry.doubtful |= entry.place is Place.PLACED
-                self.calling.unplace(entry, now)
-                actions += self.calling.replace(entry, now)
+            is_placed = entry.place is Place.PLACED
+            self.sending.unplace(entry, now)
+            if is_placed and not entry.repeatable:
+                self.sending.ask(entry, {entry.target: entry.reached}, now)
             else:
-                outbox.ask_about(entry, now)
+                entry.doubtful |= is_placed
+                actions += self.calling.replace(entry, now)
         for key, fan in self.state.fans.items():
             if node in fan.pending and key not in outbox.queues.get(node, {}):
                 outbox.queue(node, key)
-        if outbox.queues.get(node) or any(e.place is Place.ASKED for e in outbox.at_node(node)):
+        if outbox.queues.get(node):
             actions += self.state.pool.want(node, self.options.pool, now)
+        return actions + self.inquire(now)
+
+    def link_opened(self, link: Link, now: float) -> list[Action]:
+        """A link to a node is open: ask about what was lost there, and send what waits for it."""
+        self.state.outbox.ask_anew(link.peer, now)
+        actions = self.inquire(now)
+        self.sending.flush_queue(link.peer, now)
         return actions
 
-    def link_opened(self, link: Link, now: float) -> None:
-        """A link to a node is open: ask about what was lost there, and send what waits for it."""
-        lost = [entry for entry in self.state.outbox.at_node(link.peer) if entry.place is Place.ASKED]
-        groups: dict[tuple[TargetKey, int], list[Key]] = {}
-        for entry in lost:
-            groups.setdefault((entry.target, entry.reached), []).append(entry.key)
+    # What is not known is asked
+
+    def locate(self, node: str, endpoint: Endpoint) -> None:
+        """An app says where its last agent knew that of a node; the catalogue, and a link's own word, know better."""
+        peer = self.state.peers.peer(node)
+        if peer.endpoint is None:
+            listed = self.state.directory.agent(node)
+            peer.endpoint = endpoint if listed is None else listed.endpoint
+
+    def inquire(self, now: float) -> list[Action]:
+        """Ask what is new to be asked, where there is a link; have one opened where there is none."""
+        actions: list[Action] = []
+        for target in list(self.state.outbox.unasked):
+            node = target[0]
+            link = self.state.peers.open_link(node)
+            if link is not None or node == self.context.node:
+                self._ask(target)
+            else:
+                del self.state.outbox.unasked[target]
+                actions += self.state.pool.want(node, self.options.pool, now)
+        return actions
+
+    def _ask(self, target: TargetKey) -> None:
+        """Ask one target what is new to be asked, on the open link to its node: a question for each incarnation."""
+        node, session = target
+        number, keys = self.state.outbox.question(target)
+        groups: dict[int, list[Key]] = {}
+        for key in keys:
+            groups.setdefault(self.state.outbox.entries[key].asked[target], []).append(key)
         incarnation = self.state.peers.identity.incarnation
-        numbers = {target: self.state.outbox.question(target) for target in dict.fromkeys(e.target for e in lost)}
-        for entry in lost:
-            entry.asked_at = now
-        for (target, reached), keys in groups.items():
-            number = numbers[target]
-            for start in range(0, len(keys), IDS_MAX):
-                ask = Ask(self.context.node, incarnation, number, target[1], reached, keys[start : start + IDS_MAX])
-                self.state.peers.say(link, ask)
-        self.calling.flush_queue(link.peer, now)
+        for reached, asked in groups.items():
+            for start in range(0, len(asked), IDS_MAX):
+                ids = asked[start : start + IDS_MAX]
+                self.context.answer(node, Ask(self.context.node, incarnation, number, session, reached, ids))
 
     def answer(self, node: str, answer: Answer, now: float) -> list[Action]:
-        """The serving side says what became of what it was asked about; only the latest question counts."""
+        """The serving side says what became of what it was asked about; only what the live link asked counts."""
         outbox = self.state.outbox
         target = (node, answer.target)
-        latest = outbox.questions.get(target)
-        if answer.incarnation != self.state.peers.identity.incarnation or answer.number != latest:
+        inquiry = outbox.inquiries.get(target)
+        if inquiry is None or answer.incarnation != self.state.peers.identity.incarnation:
             return []
         actions: list[Action] = []
         for key, verdict in zip(answer.ids, answer.verdicts, strict=False):
-            entry = outbox.entries.get(key)
-            if entry is None or entry.place is not Place.ASKED or entry.target != target:
-                continue
-            if verdict == Verdict.RUNNING:
-                outbox.known(entry)
-            elif verdict == Verdict.NEVER:
-                self.calling.unplace(entry, now)
-                actions += self.calling.replace(entry, now)
-            else:
-                self._lost(entry, now)
+            if answer.number == inquiry.number and key in inquiry.keys:
+                actions += self._judge(outbox.entries[key], target, verdict, now)
         return actions
 
-    def _lost(self, entry: Entry, now: float) -> None:
-        text = f"{entry.target[0]} was lost after it had been sent there"
+    def _judge(self, entry: Entry, target: TargetKey, verdict: int, now: float) -> list[Action]:
+        """A target has said whether it has an entry, or will not say it any more."""
+        if verdict == Verdict.RUNNING:
+            self.sending.is_there(entry, target, now)
+            return []
+        if verdict != Verdict.NEVER:
+            entry.lost = target[0]
+        if len(entry.asked) > 1:
+            self.sending.not_there(entry, target, now)
+            return []
+        self.sending.unplace(entry, now)
+        if not entry.lost:
+            return self.calling.replace(entry, now)
+        text = f"{entry.lost} was lost after it had been sent there"
+        if entry.request.dispatch == NOT_OURS:
+            text = f"its agent was lost, and {entry.lost} cannot say whether it was sent there"
         self.calling.end(entry.key, self.calling.failure(entry.request, Status.INDETERMINATE, text), now)
+        return []
 
     # Time passes
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> list[Action]:
         """End what is due, and what nobody answers for. A topic that something waits for is in use."""
         for topic in self.state.outbox.waiting:
             self.calling.view(topic, now)
@@ -158,17 +199,20 @@ class Recovery:
                 self.calling.end_fan(key, fan, now)
                 continue
             entry = self.state.outbox.entries[key]
-            if entry.place in (Place.PLACED, Place.ASKED):
-                self.context.answer(entry.target[0], Cancel(self.context.node, *key))
+            for node in entry.nodes:
+                self.context.answer(node, Cancel(self.context.node, *key))
             self.calling.end(key, self._late(entry), now)
-        for entry in self.state.outbox.overdue(self.options.outbox.resume_grace_s, now):
-            self._lost(entry, now)
+        actions: list[Action] = []
+        for target in self.state.outbox.overdue(self.options.outbox.resume_grace_s, now):
+            for key in list(self.state.outbox.inquiries[target].keys):
+                actions += self._judge(self.state.outbox.entries[key], target, Verdict.LOST, now)
+        return actions + self.inquire(now)
 
     def _late(self, entry: Entry) -> Failure:
         """Return the outcome of an entry whose deadline has passed."""
         request = entry.request
-        if entry.place in (Place.PLACED, Place.ASKED):
-            text = f"no answer from {entry.target[0]} within its time"
+        if entry.nodes:
+            text = f"no answer from {', '.join(entry.nodes[:NAMED_MAX])} within its time"
             return self.calling.failure(request, Status.INDETERMINATE, text)
         if entry.doubtful:
             text = "sent, lost, and not placed again within its time"

@@ -431,23 +431,35 @@ class Serving:
     # An agent asks; an app is lost
 
     def ask(self, node: str, ask: Ask, now: float) -> None:
-        """Say what became of requests. What this incarnation never saw it knows of; older ones only the app knows."""
+        """Say what became of requests that went to one of the apps.
+
+        What is remembered here is there. Of the rest this incarnation knows that it never came, if it was sent to this
+        one; if to an earlier one, only the app knows.
+        """
         if ask.node != node:
             return
-        if ask.reached != self.state.peers.identity.incarnation:
-            app = self.state.apps.get(ask.target)
-            if app is not None and app.conn is not None:
-                self.context.tell(app, ask)
-            elif len(self.state.questions) < QUESTIONS_MAX:
-                self.state.questions.setdefault(ask.target, []).append((now, ask))
-            return
-        verdicts: list[int] = []
+        here: list[tuple[int, int]] = []
+        rest: list[tuple[int, int]] = []
         for session, seq in ask.ids:
             handed = self.state.inbox.find((node, session, seq))
-            verdicts.append(int(Verdict.NEVER if handed is None else Verdict.RUNNING))
-            if handed is not None:
+            if handed is not None and handed.target == ask.target:
+                here.append((session, seq))
                 self._again(handed, handed.request)
-        self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts))
+            else:
+                rest.append((session, seq))
+        is_ours = ask.reached == self.state.peers.identity.incarnation
+        if here or is_ours:
+            verdicts = [int(Verdict.RUNNING)] * len(here) + [int(Verdict.NEVER)] * (len(rest) if is_ours else 0)
+            told = here + rest if is_ours else here
+            self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, told, verdicts))
+        if is_ours or not rest:
+            return
+        ask.ids = rest
+        app = self.state.apps.get(ask.target)
+        if app is not None and app.conn is not None:
+            self.context.tell(app, ask)
+        elif len(self.state.questions) < QUESTIONS_MAX:
+            self.state.questions.setdefault(ask.target, []).append((now, ask))
 
     def resumed(self, app: App, now: float) -> None:
         """An app is back: it is asked what waits to be asked, and handed again what its old socket may have lost. What

@@ -31,7 +31,10 @@ class Pending(Struct):
 
 
 class App(Struct):
-    """The state of one session. ``conn``: its connection, None while it is away; ``out``: told at the next flush."""
+    """The state of one session. ``conn``: its connection, None while it is away; ``out``: told at the next flush;
+    ``reached``: the serving apps that its requests went to, by node and session, and the incarnations of their agents;
+    ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, by
+    seq."""
 
     session: int
     connection: int
@@ -55,8 +58,9 @@ class App(Struct):
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     accepted: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
-    reached: dict[str, int] = field(default_factory=dict)
-    reached_before: dict[str, int] = field(default_factory=dict)
+    reached: dict[tuple[str, int], int] = field(default_factory=dict)
+    reached_before: dict[tuple[str, int], int] = field(default_factory=dict)
+    targets_before: dict[int, dict[str, int]] = field(default_factory=dict)
     leaving: bool = False
 
     def raise_floor(self, floor: int) -> None:

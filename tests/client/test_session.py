@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mesh.client.calling import GRACE_S, TURN_RECORDS
+from mesh.client.calling import GRACE_S, REACHED_SLACK, TURN_RECORDS
 from mesh.client.calling import Calling as CallingState
 from mesh.client.connection import BACKOFF_MAX_S, HELLO_TIMEOUT_S, SILENT_BEATS, TRANSITIONS, Connection, Phase
 from mesh.client.events import (
@@ -611,9 +611,9 @@ def test_what_the_first_connection_saw_stays_marked_when_the_second_cannot_be_wr
 def test_reached_nodes_are_told_to_a_new_agent_before_the_requests(agent: Agent) -> None:
     agent.ask()
     agent.heard()
-    agent.say(Reach("x", 8), Reach("y", 9), Reach("x", 8))
+    agent.say(Reach("x", 8, 1), Reach("y", 9, 2), Reach("x", 8, 1))
     agent.session.disconnected("killed", T0)
-    assert [Reach("x", 8), Reach("y", 9)] == agent.connect(incarnation=4)[:2]
+    assert [Reach("x", 8, 1), Reach("y", 9, 2)] == agent.connect(incarnation=4)[:2]
 
 
 def test_reached_nodes_are_forgotten_when_what_was_asked_then_has_ended(agent: Agent) -> None:
@@ -642,6 +642,32 @@ def test_the_same_agent_tells_a_node_once_so_it_is_kept_while_that_agent_lives(a
     agent.heard()
     agent.session.disconnected("killed", T0)
     assert [Reach("x", 8)] == agent.connect(incarnation=4)[:1]
+
+
+def test_one_that_holds_nothing_any_more_is_forgotten_when_what_was_asked_until_then_has_ended(agent: Agent) -> None:
+    first, second = agent.ask(), agent.ask()
+    agent.heard()
+    agent.say(Reach("x", 8, 1), ended(first), Reach("x", 8, 1, over=True), Reach("z", 8, 1, over=True))
+    agent.session.disconnected("a hiccup", T0)
+    assert [Reach("x", 8, 1)] == agent.connect()[:1]
+    agent.say(ended(second))
+    agent.session.disconnected("a hiccup", T0)
+    assert [] == agent.connect()
+
+
+def test_those_of_whom_nothing_is_outstanding_do_not_gather(agent: Agent) -> None:
+    for session in range(500):
+        agent.say(Reach("x", 8, session), Reach("x", 8, session, over=True))
+    assert 1 + REACHED_SLACK >= len(agent.session.calling.reached)
+
+
+def test_where_a_fan_out_went_is_told_to_a_new_agent_before_it_is_said_again(agent: Agent) -> None:
+    seq = agent.ask(kind=Kind.FANOUT)
+    agent.heard()
+    agent.say(Targets(seq, [("x", 2), ("y", 1)]))
+    agent.session.disconnected("killed", T0)
+    told = agent.connect(incarnation=4)
+    assert ([Targets(seq, [("x", 2), ("y", 1)])], Request) == (told[:1], type(told[1]))
 
 
 def test_reached_nodes_are_bounded(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

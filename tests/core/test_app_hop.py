@@ -6,7 +6,7 @@ from mesh.core import app_hop
 from mesh.core.catalogue import Health
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
-from mesh.core.effects import CloseApp, Note
+from mesh.core.effects import CloseApp, Note, OpenLink
 from mesh.core.link import LinkOptions
 from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
@@ -19,6 +19,7 @@ from mesh.core.records import (
     Chunk,
     ChunkAck,
     Credit,
+    Flag,
     Floor,
     FloorAsk,
     Goodbye,
@@ -35,6 +36,7 @@ from mesh.core.records import (
     Request,
     Serving,
     Status,
+    Targets,
     Verdict,
 )
 from mesh.core.session import Credentials
@@ -360,9 +362,47 @@ def test_a_chunk_of_nothing_is_refused() -> None:
 def test_an_app_tells_where_it_had_reached_before_unless_this_agent_told_it_so() -> None:
     one = node()
     conn = connect(one)
-    one.state.apps[7].reached["b"] = 5
-    one.app_data(conn, encode(1, [Reach("b", 5), Reach("c", 6)]), 1.0)
-    assert {"c": 6} == one.state.apps[7].reached_before
+    one.state.apps[7].reached["b", 3] = 5
+    one.app_data(conn, encode(1, [Reach("b", 5, 3), Reach("b", 5, 4), Reach("c", 6, 1, "c.example", 7)]), 1.0)
+    assert {("b", 4): 5, ("c", 1): 6} == one.state.apps[7].reached_before
+    assert Endpoint("c.example", 7) == one.state.peers.peer("c").endpoint
+
+
+def test_what_an_earlier_agent_may_have_sent_is_asked_about_at_the_end_of_the_batch() -> None:
+    one = node()
+    conn = connect(one)
+    requests = [Request(0, seq, "orders", "", 9000, b"", int(Flag.RESUMED)) for seq in range(3)]
+    one.app_data(conn, encode(1, [Reach("b", 5, 3, "b.example", 7), *requests]), 1.0)
+    assert [OpenLink(1, "b", "b.example", 7)] == [e for e in one.take(1.0).effects if isinstance(e, OpenLink)]
+    assert ({}, 3) == (one.state.outbox.unasked, len(one.state.outbox.inquiries["b", 3].unasked))
+
+
+def test_of_several_incarnations_that_were_reached_the_first_counts() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Reach("b", 5, 3), Reach("b", 7, 3), Reach("b", 4, 3)]), 1.0)
+    assert {("b", 3): 4} == one.state.apps[7].reached_before
+
+
+@pytest.mark.parametrize(("reach", "why"), [(Reach("b c", 5), "'b c'"), (Reach("c", 5), "more than 1 others")])
+def test_what_an_app_says_it_reached_is_looked_at(reach: Reach, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.core.app_hop.REACHED_MAX", 1)
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [*([Reach("b", 5)] if reach.node == "c" else []), reach]), 1.0)
+    (refuse,) = told(one.take(1.0), conn)
+    assert isinstance(refuse, Refuse)
+    assert why in refuse.text
+
+
+def test_where_fan_outs_went_is_kept_within_the_limit_until_they_are_said_again() -> None:
+    one = node(options(outbox=OutboxOptions(outstanding_records=1)))
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Targets(5, [("b", 2)]), Targets(6, [("b", 2)])]), 1.0)
+    assert {5: {"b": 2}} == one.state.apps[7].targets_before
+    one.app_data(conn, encode(2, [Request(2, 5, "orders", "", 9000, b"")]), 1.0)
+    assert {} == one.state.apps[7].targets_before
+    assert {"b": 2} == one.state.fans[7, 5].pending
 
 
 def test_a_call_whose_bytes_were_lost_on_the_way_to_a_living_agent_is_sent() -> None:

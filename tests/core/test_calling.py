@@ -504,15 +504,15 @@ def test_what_is_below_the_floor_is_not_looked_at() -> None:
     assert 1 == len(server.asked) == len(caller.of(Reply))
 
 
-def test_a_call_that_an_earlier_agent_may_have_sent_is_not_sent_again_what_may_run_twice_is() -> None:
+def test_a_call_that_an_earlier_agent_may_have_sent_is_asked_about_what_may_run_twice_is_sent_again() -> None:
     world = fleet("ab")
     (server,) = served(world, "b")
     caller = App(world, "a", 1)
-    caller.say(Reach("b", 1))
+    caller.say(Reach("z", 1, 5))
     for seq, (kind, flags) in enumerate([(0, 0), (0, Flag.IDEMPOTENT), (1, 0), (2, 0)]):
         caller.say(Request(kind, seq, "orders", "", 10_000, b"", flags | Flag.RESUMED))
     world.run(2.0)
-    assert Status.INDETERMINATE == caller.status(0)
+    assert [("z", 5)] == list(world.agents["a"].node.state.outbox.inquiries)
     assert [Reply, type(None), Receipt] == [type(caller.end(seq)) for seq in (1, 2, 3)]
     assert 3 == len(server.asked)
 
@@ -530,119 +530,61 @@ def test_what_an_earlier_agent_may_have_sent_is_never_said_not_to_have_run() -> 
     assert (Status.INDETERMINATE, "session_window") == (caller.status(1 << 20), caller.failure(1 << 20).limit)
 
 
-def test_a_call_that_left_this_agent_for_an_app_of_its_own_is_known_to_have_left() -> None:
-    world = fleet("a")
-    served(world, "a")
+# More than it may reach
+
+
+def test_an_app_that_reached_as_many_as_it_may_is_kept_to_those_until_some_hold_nothing_of_it() -> None:
+    world = fleet("abc", options(outbox=OutboxOptions(reach_max=16)))
+    apps = served(world, *"b" * 16, "c", "c")
+    for app in apps:
+        app.handle = hold
     caller = App(world, "a", 1)
-    caller.call("orders")
+    seqs = [caller.call("orders") for _ in range(20)]
     world.run(2.0)
-    assert [Reach("a", 1001)] == caller.of(Reach)
-
-
-def test_an_app_is_told_of_a_node_before_its_first_record_goes_there_and_once() -> None:
-    world = fleet("abc")
-    served(world, "b", "c")
-    caller = App(world, "a", 1)
-    caller.fanout("orders")
-    for _ in range(4):
-        caller.call("orders")
-    world.run(2.0)
-    assert [("b", 1002), ("c", 1003)] == sorted((r.node, r.incarnation) for r in caller.of(Reach))
-    assert caller.got.index(caller.of(Targets)[0]) < caller.got.index(caller.of(Reach)[0])
-    assert caller.got.index(caller.of(Reach)[1]) < caller.got.index(caller.of(Reply)[0])
-
-
-# Windows and queues
-
-
-def test_a_sender_never_exceeds_the_window_and_goes_on_when_it_is_widened() -> None:
-    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
-    (server,) = served(world, "b", workers=8)
-    server.handle = hold
-    caller = App(world, "a", 1)
-    seqs = [caller.call("orders") for _ in range(100)]
-    world.run(2.0)
-    # 8 are with the app: their room was granted again; 16 wait there.
-    assert (8, 24, 24) == (len(server.asked), link(world, "a", "b").sent_records, link(world, "a", "b").credit_records)
-    assert 76 == world.agents["a"].node.state.outbox.queued
-    server.release()
+    assert 16 == len({(r.node, r.session) for r in caller.of(Reach)})
+    reached = {app.session for app in apps if app.asked}
+    assert (16, 20) == (len(reached), sum(len(app.asked) for app in apps))
+    aside = next(app for app in apps if app.session not in reached)
+    full = caller.call(f"orders@{aside.node}-{aside.session}")
     world.run(3.0)
-    assert [b""] * 100 == [caller.body(seq) for seq in seqs]
-    assert link(world, "a", "b").sent_records <= link(world, "a", "b").credit_records
-    assert_mesh_quiescent(world)
-
-
-def test_the_window_in_bytes_is_overshot_by_one_body_at_most() -> None:
-    world = fleet("ab", options(link=LinkOptions(credit_bytes=1 << 20)))
-    (server,) = served(world, "b", workers=1)
-    server.handle = hold
-    caller = App(world, "a", 1)
-    seqs = [caller.call("orders", b"x" * 200_000) for _ in range(30)]
-    world.run(3.0)
-    assert link(world, "a", "b").sent_bytes - link(world, "a", "b").credit_bytes < 200_128
-    assert link(world, "a", "b").sent_records < 10
-    server.release()
+    assert (Status.OVERLOADED, "reach_max") == (caller.status(full), caller.failure(full).limit)
+    first = next(app for app in apps if app.session in reached)
+    first.release()
     world.run(4.0)
-    assert [200_000] * 30 == [len(caller.body(seq)) for seq in seqs]
-    assert_mesh_quiescent(world)
-
-
-def test_two_ends_with_chunks_of_different_sizes_charge_the_same() -> None:
-    world = World(1)
-    world.start("a", options(link=LinkOptions(chunk_bytes=512 << 10, credit_bytes=1 << 20)))
-    world.start("b", options(link=LinkOptions(chunk_bytes=16 << 10, credit_bytes=1 << 20)))
-    served(world, "b")
-    caller = App(world, "a", 1)
-    seqs = [caller.call("orders", b"x" * 300_000) for _ in range(20)] + [caller.fanout("orders", b"x" * 300_000)]
+    assert [] == [reach for reach in caller.of(Reach) if reach.over]
+    aside.handle = echo
+    seq = caller.call(f"orders@{aside.node}-{aside.session}", b"room")
     world.run(5.0)
-    assert [300_000] * 20 == [len(caller.body(seq)) for seq in seqs[:20]]
-    assert (1, 1, 0, 0) == caller.receipt(seqs[20])
+    assert b"room" == caller.body(seq)
+    assert [(first.node, first.session)] == [(r.node, r.session) for r in caller.of(Reach) if r.over]
+    for app in apps:
+        app.release()
+    world.run(6.0)
+    assert [Reply] * 20 == [type(caller.end(seq)) for seq in seqs]
     assert_mesh_quiescent(world)
 
 
-def test_an_instance_whose_link_is_full_is_passed_over_while_there_is_another() -> None:
-    world = fleet("abc", options(link=LinkOptions(credit_records=16)))
-    apps = served(world, "b", "c", workers=1)
-    apps[0].handle = hold
+def test_a_fan_out_to_more_than_an_app_may_reach_is_refused_and_one_to_those_it_has_reached_is_not() -> None:
+    world = fleet("abc", options(outbox=OutboxOptions(reach_max=16)))
+    apps = served(world, *"b" * 8, *"c" * 8)
+    for app in apps:
+        app.handle = hold
     caller = App(world, "a", 1)
     caller.fanout("orders")
+    for _ in range(14):
+        caller.call("orders", flags=Flag.IDEMPOTENT)
     world.run(2.0)
-    for _ in range(100):
-        caller.call("orders")
-        world.run(world.now + 0.05)
-    assert link(world, "a", "b").sent_records <= 18
-    assert len(apps[1].asked) >= 80
-
-
-def test_an_address_that_the_catalogue_corrects_is_dialled_next() -> None:
-    world = fleet("ab")
-    served(world, "b")
-    caller = App(world, "a", 1)
-    caller.call("orders")
-    world.run(2.0)
-    assert "b" == world.agents["a"].node.state.peers.peer("b").endpoint.host  # type: ignore[union-attr]
-
-
-def test_a_receipt_that_comes_while_its_copy_waits_for_room_leaves_nothing_behind() -> None:
-    # The link is lost with a fan-out running; the next one has no room for the copy; the first one's receipt comes.
-    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
-    (server,) = served(world, "b", workers=1)
-    server.handle = hold
-    caller = App(world, "a", 1)
-    seq = caller.fanout("orders")
-    world.run(2.0)
-    calls = [caller.call("orders") for _ in range(60)]
+    assert 16 == len(world.agents["a"].node.state.apps[1].reached)
+    other = App(world, "a", 90)
+    other.serve("other")
+    App(world, "c", 91).serve("other")
+    world.run(2.5)
+    again, refused, doubtful = caller.fanout("orders"), caller.fanout("other"), 50
+    caller.say(Reach("z", 3), Request(2, doubtful, "other", "", 9000, b"", Flag.RESUMED))
     world.run(3.0)
-    world.cut("a", "b")
-    world.run(3.5)
-    assert (1, seq) in world.agents["a"].node.state.outbox.queues["b"]
-    server.say(Settled("a", 1, [(seq, seq)]))
-    world.run(4.0)
-    assert (1, 1, 0, 0) == caller.receipt(seq)
-    server.release()
-    world.run(6.0)
-    assert [b""] * 60 == [caller.body(call) for call in calls]
-    assert_mesh_quiescent(world)
+    assert [] == caller.ends(again)
+    assert (Status.OVERLOADED, "reach_max") == (caller.status(refused), caller.failure(refused).limit)
+    assert (Status.INDETERMINATE, "reach_max") == (caller.status(doubtful), caller.failure(doubtful).limit)
 
 
 # It is given up

@@ -101,6 +101,32 @@ def test_a_topic_that_lost_some_of_its_instances_is_believed_at_once() -> None:
 # Absent, departed, expected
 
 
+def test_an_app_of_this_node_that_is_listed_and_not_back_yet_is_waited_for() -> None:
+    directory, view = watching(HERE)
+    assert directory.expected(view, "", patient=False)
+    directory.tick(OPTIONS, 60.0)
+    assert not directory.expected(view, "", patient=False)
+    directory, view = watching(replace(HERE, Health.MAINTENANCE))
+    assert not directory.expected(view, "", patient=False)
+
+
+def test_what_the_matchmaker_lists_of_this_node_and_is_here_or_was_waited_for_already_changes_nothing() -> None:
+    directory, view = watching(HERE)
+    directory.snapshot(snapshot(HERE), OPTIONS, 30.0)
+    assert {HERE.key: 60.0} == view.absent
+    directory.add_local(HERE, 31.0)
+    directory.snapshot(snapshot(HERE), OPTIONS, 32.0)
+    assert ({}, [HERE]) == (view.absent, ready(view))
+
+
+def test_the_agent_of_a_node_is_known_by_what_is_listed_there_last() -> None:
+    directory, _ = watching(B, C)
+    directory.use(STOCK, OPTIONS, 0.0)
+    later = instance("b", topic=STOCK, incarnation=9)
+    directory.snapshot(snapshot(later, topic=STOCK), OPTIONS, 0.0)
+    assert [later.agent, C.agent, None] == [directory.agent(node) for node in ("b", "c", "x")]
+
+
 def test_nothing_is_known_before_the_first_snapshot_so_somebody_is_expected() -> None:
     directory = Directory("me")
     view, _ = directory.use(ORDERS, OPTIONS, 0.0)

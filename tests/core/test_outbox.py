@@ -36,7 +36,7 @@ def placed(outbox: Outbox, seq: int = 1, target: TargetKey = B1, place: Place = 
 
 def is_empty(outbox: Outbox) -> bool:
     """Whether nothing is left of any entry, not even an empty table."""
-    tables = (outbox.entries, outbox.by_target, outbox.waiting, outbox.queues, outbox.asked, outbox.questions)
+    tables = (outbox.entries, outbox.by_target, outbox.waiting, outbox.queues, outbox.inquiries, outbox.unasked)
     return not any(tables) and outbox.queued == 0 and outbox.wheel.deadline() is None
 
 
@@ -98,6 +98,12 @@ def test_what_is_outstanding_is_counted_by_target_and_found_by_node() -> None:
     assert [] == outbox.at_node("d")
 
 
+def asked(outbox: Outbox, one: Entry, now: float, *targets: tuple[str, int]) -> None:
+    """Have a placed entry asked about at these targets, which were incarnation 5."""
+    outbox.unplace(one)
+    outbox.ask(one, dict.fromkeys(targets, 5), now)
+
+
 @pytest.mark.parametrize("place", Place)
 def test_from_every_place_an_entry_ends_and_leaves_nothing_behind(place: Place) -> None:
     outbox = Outbox()
@@ -107,11 +113,11 @@ def test_from_every_place_an_entry_ends_and_leaves_nothing_behind(place: Place) 
     else:
         one = placed(outbox, place=Place.QUEUED if place is Place.QUEUED else Place.PLACED)
     if place is Place.ASKED:
-        outbox.ask_about(one, 1.0)
+        asked(outbox, one, 1.0, B1, C1)
         outbox.question(B1)
     ended = outbox.end(one.key)
     assert ended is one
-    assert place is one.place, "where it was says what is to be given back"
+    assert [] == one.nodes
     assert is_empty(outbox)
     assert None is outbox.end(one.key)
 
@@ -122,9 +128,9 @@ def test_an_entry_that_is_taken_back_may_be_placed_elsewhere(place: Place) -> No
     one = placed(outbox, place=Place.QUEUED if place is Place.QUEUED else Place.PLACED)
     beside = placed(outbox, 2)
     if place is Place.ASKED:
-        outbox.ask_about(one, 1.0)
+        asked(outbox, one, 1.0, B1)
     outbox.unplace(one)
-    assert (Place.WAITING, 1, 0, {}) == (one.place, outbox.outstanding(B1), outbox.queued, outbox.asked)
+    assert (Place.WAITING, 1, 0, {}) == (one.place, outbox.outstanding(B1), outbox.queued, outbox.inquiries)
     outbox.aim(one, C1)
     one.place = Place.PLACED
     assert [one] == outbox.at_node("c")
@@ -143,36 +149,57 @@ def test_an_entry_between_two_places_can_be_taken_back_again() -> None:
     assert [one] == outbox.unwait(ORDERS)
 
 
-def test_an_answer_to_the_question_ends_the_asking() -> None:
+def test_the_nodes_that_may_have_an_entry_are_those_it_was_sent_to() -> None:
     outbox = Outbox()
-    one = placed(outbox)
-    outbox.ask_about(one, 1.0)
-    assert Place.ASKED is one.place
-    outbox.known(one)
-    assert (Place.PLACED, {}) == (one.place, outbox.asked)
+    waiting, queued, sent, one = (
+        admitted(outbox),
+        placed(outbox, 2, place=Place.QUEUED),
+        placed(outbox, 3),
+        placed(outbox, 4),
+    )
+    asked(outbox, one, 1.0, B1, B2, C1)
+    assert [[], [], ["b"], ["b", "c"]] == [entry.nodes for entry in (waiting, queued, sent, one)]
 
 
-def test_those_asked_about_for_too_long_are_overdue() -> None:
+def test_an_entry_is_asked_about_until_every_target_has_answered() -> None:
     outbox = Outbox()
     one, two = placed(outbox, 1), placed(outbox, 2)
-    outbox.ask_about(one, 1.0)
-    outbox.ask_about(two, 3.0)
+    asked(outbox, one, 1.0, B1, C1)
+    asked(outbox, two, 1.0, B1)
+    outbox.answered(one, B1)
+    assert {C1: 5} == one.asked
+    assert ([two.key], [one.key]) == (outbox.question(B1)[1], outbox.question(C1)[1])
+    outbox.answered(one, C1)
+    outbox.answered(two, B1)
+    assert ({}, {}) == (outbox.inquiries, outbox.unasked)
+
+
+def test_targets_that_do_not_answer_are_overdue() -> None:
+    outbox = Outbox()
+    one, two = placed(outbox, 1), placed(outbox, 2)
+    asked(outbox, one, 1.0, B1)
+    asked(outbox, two, 3.0, C1)
     assert [] == outbox.overdue(5.0, 5.9)
-    assert [one] == outbox.overdue(5.0, 6.0)
-    assert [one, two] == outbox.overdue(5.0, 8.0)
+    assert [B1] == outbox.overdue(5.0, 6.0)
+    outbox.ask_anew("c", 4.0)
+    assert [B1] == outbox.overdue(5.0, 8.9)
+    assert [B1, C1] == outbox.overdue(5.0, 9.0)
 
 
-def test_only_the_latest_question_about_a_target_counts_and_goes_with_its_last_entry() -> None:
+def test_the_questions_to_a_target_on_one_link_have_one_number_and_ask_each_thing_once() -> None:
     outbox = Outbox()
-    one, two = placed(outbox, 1), placed(outbox, 2)
-    first, other, second = outbox.question(B1), outbox.question(C1), outbox.question(B1)
+    one, two, three = (placed(outbox, seq) for seq in (1, 2, 3))
+    asked(outbox, one, 1.0, B1, C1)
+    asked(outbox, two, 1.0, B1)
+    assert [B1, C1] == list(outbox.unasked)
+    (first, keys), (other, _) = outbox.question(B1), outbox.question(C1)
+    assert ([one.key, two.key], {}) == (keys, outbox.unasked)
+    asked(outbox, three, 2.0, B1)
+    assert (first, [three.key]) == outbox.question(B1)
+    outbox.ask_anew("b", 3.0)
+    second, keys = outbox.question(B1)
+    assert [one.key, two.key, three.key] == keys
     assert first < other < second
-    assert {B1: second, C1: other} == outbox.questions
-    outbox.end(one.key)
-    assert second == outbox.questions[B1]
-    outbox.end(two.key)
-    assert {C1: other} == outbox.questions
-    assert outbox.question(B1) > second, "a number never comes again"
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -244,21 +271,26 @@ class OutboxMachine(RuleBasedStateMachine):
     def link_is_lost(self, node: str, data: st.DataObject) -> None:
         for one in self.outbox.at_node(node):
             assert node == one.target[0]
-            if one.place is Place.PLACED and data.draw(st.booleans()):
-                self.outbox.ask_about(one, self.now)
-            elif one.place is not Place.ASKED:
-                self.outbox.unplace(one)
+            is_asked = one.place is Place.PLACED and data.draw(st.booleans())
+            self.outbox.unplace(one)
+            if is_asked:
+                targets = data.draw(st.lists(st.sampled_from([B1, B2, C1]), min_size=1, unique=True))
+                self.outbox.ask(one, dict.fromkeys(targets, 5), self.now)
+            else:
                 self.place(data, one)
+        self.outbox.ask_anew(node, self.now)
 
     @rule(data=st.data())
     def is_asked_and_answered(self, data: st.DataObject) -> None:
         one = self.some(data, Place.ASKED)
         if one is None:
             return
-        number = self.outbox.question(one.target)
-        assert number == self.outbox.questions[one.target] == max(self.outbox.questions.values())
-        if data.draw(st.booleans()):
-            self.outbox.known(one)
+        target = data.draw(st.sampled_from(list(one.asked)))
+        known = self.outbox.inquiries[target].number
+        number, keys = self.outbox.question(target)
+        assert number == known or (not known and number == self.outbox.question_no and one.key in keys)
+        if len(one.asked) > 1 and data.draw(st.booleans()):
+            self.outbox.answered(one, target)
         else:
             self.outbox.unplace(one)
             self.place(data, one)
@@ -280,8 +312,9 @@ class OutboxMachine(RuleBasedStateMachine):
         for key in self.outbox.wheel.due(self.now):
             assert key not in self.ended, "what ended is never due"
             self.end(self.outbox.entries[key])
-        for one in self.outbox.overdue(5.0, self.now):
-            self.end(one)
+        for target in self.outbox.overdue(5.0, self.now):
+            for key in list(self.outbox.inquiries[target].keys):
+                self.end(self.outbox.entries[key])
 
     @rule()
     def is_copied(self) -> None:
@@ -291,19 +324,21 @@ class OutboxMachine(RuleBasedStateMachine):
     def every_entry_is_where_it_says_and_nowhere_else(self) -> None:
         outbox = self.outbox
         for key, one in outbox.entries.items():
-            aimed = one.place is not Place.WAITING
+            aimed = one.place in (Place.QUEUED, Place.PLACED)
             assert key == one.key
             assert (key in outbox.waiting.get(one.topic, {})) == (one.place is Place.WAITING)
             assert (key in outbox.queues.get(one.target[0], {})) == (one.place is Place.QUEUED)
-            assert (key in outbox.asked) == (one.place is Place.ASKED)
+            assert bool(one.asked) == (one.place is Place.ASKED)
+            assert sorted(one.asked) == sorted(t for t, inquiry in outbox.inquiries.items() if key in inquiry.keys)
             assert [one.target] * aimed == [target for target, keys in outbox.by_target.items() if key in keys]
 
     @invariant()
     def tables_hold_nothing_else(self) -> None:
         outbox = self.outbox
         held = [key for table in (outbox.by_target, outbox.waiting) for keys in table.values() for key in keys]
-        assert not self.ended & {*held, *outbox.asked}
-        assert len(held) == len(outbox.entries)
+        asked = {key for inquiry in outbox.inquiries.values() for key in inquiry.keys}
+        assert not self.ended & {*held, *asked}
+        assert len(held) + len(asked) == len(outbox.entries)
         queued = {(node, key) for node, keys in outbox.queues.items() for key in keys}
         entries = {(one.target[0], one.key) for one in outbox.entries.values() if one.place is Place.QUEUED}
         assert self.fans | entries == queued
@@ -313,7 +348,11 @@ class OutboxMachine(RuleBasedStateMachine):
         outbox = self.outbox
         for keys in (*outbox.by_target.values(), *outbox.waiting.values(), *outbox.queues.values()):
             assert keys
-        assert set(outbox.questions) <= set(outbox.by_target)
+        for target, inquiry in outbox.inquiries.items():
+            assert inquiry.keys
+            assert set(inquiry.unasked) <= set(inquiry.keys)
+            assert not inquiry.unasked or target in outbox.unasked
+        assert set(outbox.unasked) <= set(outbox.inquiries)
 
     @invariant()
     def what_waits_is_counted(self) -> None:

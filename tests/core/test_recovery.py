@@ -4,11 +4,28 @@ from mesh.core.context import NodeOptions
 from mesh.core.directory import DirectoryOptions
 from mesh.core.inbox import InboxOptions
 from mesh.core.link import LinkOptions
-from mesh.core.outbox import OutboxOptions
+from mesh.core.outbox import OutboxOptions, TargetKey
 from mesh.core.pool import PoolOptions
-from mesh.core.records import Answer, Ask, Cancel, Flag, GiveBack, Kind, Receipt, Reply, Serve, Status, Verdict
+from mesh.core.records import (
+    Answer,
+    Ask,
+    Cancel,
+    Flag,
+    GiveBack,
+    Kind,
+    Reach,
+    Receipt,
+    Reply,
+    Request,
+    Serve,
+    Status,
+    Targets,
+    Unserve,
+    Verdict,
+)
 from mesh.core.recovery import IDS_MAX
 from mesh.sim.world import NetworkOptions, World
+from mesh.types import Endpoint
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, link, notes, options
 
 
@@ -170,7 +187,7 @@ def test_many_lost_calls_are_asked_about_in_more_than_one_question() -> None:
     assert count == len(server.asked)
     world.cut("a", "b")
     world.run(3.0)
-    assert {} == world.agents["a"].node.state.outbox.asked
+    assert {} == world.agents["a"].node.state.outbox.inquiries
     server.release()
     world.run(8.0)
     assert count == sum(isinstance(caller.ends(seq)[0], Reply) for seq in (seqs[0], seqs[-1])) + count - 2
@@ -298,7 +315,7 @@ def test_only_the_latest_question_counts() -> None:
     server.say(Answer("a", second.incarnation, second.number, 0, [(1, 99)], [int(Verdict.NEVER)]))
     world.run(3.4)
     assert 1 == len(server.asked)
-    assert 1 == len(world.agents["a"].node.state.outbox.asked)
+    assert [("b", 10)] == list(world.agents["a"].node.state.outbox.inquiries)
     server.say(Answer("a", second.incarnation, second.number, 0, second.ids, [int(Verdict.RUNNING)]))
     server.release()
     world.run(4.0)
@@ -332,6 +349,211 @@ def test_calls_sent_to_two_incarnations_of_one_agent_are_both_asked_about() -> N
     server.release()
     world.run(13.0)
     assert [b"before", b"after"] == [caller.body(before), caller.body(after)]
+
+
+# Our own agent was killed
+
+
+def resumed(world: World, caller: App, *kept: int, flags: int = 0, reached: list[Reach] | None = None) -> None:
+    """The agent of a is killed and succeeded; its app says again whom it had reached, and what has not ended."""
+    world.kill("a")
+    world.start("a", NodeOptions())
+    caller.come_back()
+    caller.seq = max(kept) + 1
+    requests = [Request(0, seq, "orders", "", 10_000, b"kept", flags | Flag.RESUMED) for seq in kept]
+    caller.say(*(caller.of(Reach) if reached is None else reached), *requests)
+
+
+def asked_by(world: World, node: str) -> list[TargetKey]:
+    return sorted(world.agents[node].node.state.outbox.inquiries)
+
+
+def test_a_call_that_runs_when_our_agent_is_killed_is_found_again_by_the_next() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", b"%d" % number) for number in range(4)]
+    world.run(2.0)
+    resumed(world, caller, *seqs)
+    world.run(3.0)
+    assert ([], [2, 2]) == (asked_by(world, "a"), [len(app.asked) for app in apps])
+    assert [("b", 10), ("c", 11)] == sorted(world.agents["a"].node.state.outbox.by_target)
+    for app in apps:
+        app.release()
+    world.run(4.0)
+    assert [b"0", b"1", b"2", b"3"] == sorted(caller.body(seq) for seq in seqs)
+    assert_mesh_quiescent(world)
+
+
+def test_a_call_that_left_our_killed_agent_for_nobody_is_placed_when_all_have_said_so() -> None:
+    world = fleet("abc")
+    apps = servers(world, "b", "c")
+    for app in apps:
+        app.handle = echo
+    caller = App(world, "a", 1)
+    for _ in range(2):
+        caller.call("orders")
+    world.run(2.0)
+    world.silence("a", "c")
+    resumed(world, caller, 5)
+    world.run(3.0)
+    assert ([("c", 11)], [1, 1]) == (asked_by(world, "a"), [len(app.asked) for app in apps])
+    world.heal("a", "c")
+    world.run(6.0)
+    assert b"kept" == caller.body(5)
+    assert 3 == sum(len(app.asked) for app in apps)
+    assert_mesh_quiescent(world)
+
+
+def test_a_call_that_one_who_was_reached_cannot_say_anything_of_is_indeterminate() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=2.0)))
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    caller.say(Reach("z", 7, 70), Reach("b", 1002, 10))
+    caller.say(Request(0, 0, "orders", "", 60_000, b"", Flag.RESUMED))
+    caller.seq = 1
+    world.run(3.4)
+    assert ([("z", 70)], []) == (asked_by(world, "a"), caller.ends(0))
+    world.run(4.0)
+    text = "its agent was lost, and z cannot say whether it was sent there"
+    assert (Status.INDETERMINATE, text) == (caller.status(0), caller.failure(0).text)
+    assert [] == server.asked
+    assert_mesh_quiescent(world)
+
+
+def test_a_reply_that_comes_while_others_are_asked_is_taken() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"one")
+    world.run(2.0)
+    server.release()
+    world.run(2.1)
+    resumed(world, caller, seq, reached=[Reach("z", 7, 70), *caller.of(Reach)])
+    world.run(3.0)
+    assert [b"one", b"one"] == [end.body for end in caller.ends(seq) if isinstance(end, Reply)]
+    assert [] == asked_by(world, "a")
+    assert_mesh_quiescent(world)
+
+
+def test_a_serving_agent_that_was_killed_as_well_leaves_the_answer_to_its_apps() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", b"one")
+    world.run(2.0)
+    world.kill("b")
+    world.start("b", NodeOptions())
+    resumed(world, caller, seq)
+    world.run(3.0)
+    assert [("b", 10)] == asked_by(world, "a")
+    server.come_back()
+    world.run(3.5)
+    (ask,) = server.of(Ask)
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [int(Verdict.RUNNING)]))
+    server.release()
+    world.run(4.0)
+    assert b"one" == caller.body(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_the_apps_of_its_own_node_are_asked_when_they_are_back() -> None:
+    world = fleet("a")
+    (server,) = servers(world, "a")
+    caller = App(world, "a", 1)
+    ran, never = caller.call("orders", b"one"), 7
+    world.run(2.0)
+    resumed(world, caller, ran, never)
+    world.run(3.0)
+    assert ([("a", 10)], [], []) == (asked_by(world, "a"), caller.ends(ran), caller.ends(never))
+    server.come_back()
+    server.serve("orders")
+    world.run(3.5)
+    (ask,) = server.of(Ask)
+    server.handle = echo
+    verdicts = [int(Verdict.RUNNING), int(Verdict.NEVER)]
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, verdicts), echo(server.asked[0]))
+    world.run(4.0)
+    assert [b"one", b"kept"] == [caller.body(ran), caller.body(never)]
+    assert_mesh_quiescent(world)
+
+
+def test_where_one_that_was_reached_is_the_app_tells_unless_the_catalogue_does() -> None:
+    world = fleet("abc")
+    servers(world, "c")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    node = world.agents["a"].node
+    node.recovery.locate("c", Endpoint("old", 1))
+    node.recovery.locate("b", Endpoint("b", 7000))
+    node.recovery.locate("b", Endpoint("old", 1))
+    node.state.peers.peers.pop("c")
+    node.recovery.locate("c", Endpoint("old", 1))
+    assert [Endpoint("b", 7000), Endpoint("c", 7000)] == [node.state.peers.peers[name].endpoint for name in "bc"]
+    caller.say(Reach("b", 1002, 10, "b", 7000), Request(0, 9, "orders", "", 10_000, b"", Flag.RESUMED))
+    world.run(2.5)
+    assert ([], True) == (asked_by(world, "a"), link(world, "a", "b").dialled)
+
+
+def test_what_an_earlier_agent_had_sent_may_be_given_back_to_this_one() -> None:
+    world = fleet("abc")
+    (server,) = servers(world, "b", workers=1)
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", b"%d" % number) for number in range(2)]
+    world.run(2.0)
+    resumed(world, caller, *seqs)
+    world.run(3.0)
+    assert 1 == len(server.asked)
+    other = App(world, "c", 30)
+    other.serve("orders")
+    world.run(4.0)
+    server.say(Unserve("orders", "b-10"))
+    world.run(5.0)
+    assert [b"kept"] == other.bodies
+    server.release()
+    world.run(6.0)
+    assert [b"0", b"kept"] == [caller.body(seq) for seq in seqs]
+    assert_mesh_quiescent(world)
+
+
+def test_a_cast_that_is_to_run_once_is_asked_about_like_a_call() -> None:
+    world = fleet("ab")
+    (server,) = servers(world, "b")
+    caller = App(world, "a", 1)
+    seq = caller.cast("orders", flags=Flag.ONCE)
+    world.run(2.0)
+    world.kill("a")
+    world.start("a", NodeOptions())
+    caller.come_back()
+    caller.say(*caller.of(Reach), Request(1, seq, "orders", "", 9000, b"", Flag.ONCE | Flag.RESUMED))
+    world.run(3.0)
+    assert 1 == len(server.asked)
+    server.release()
+    world.run(4.0)
+    assert None is caller.end(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_goes_to_the_same_nodes_after_our_agent_was_killed() -> None:
+    world = fleet("abcd")
+    apps = servers(world, "b", "c")
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders", b"one")
+    world.run(2.0)
+    late = App(world, "d", 30)
+    late.serve("orders")
+    world.run(3.0)
+    world.kill("a")
+    world.start("a", NodeOptions())
+    caller.come_back()
+    caller.say(*caller.of(Reach), *caller.of(Targets), Request(2, seq, "orders", "", 9000, b"one", Flag.RESUMED))
+    world.run(4.0)
+    for app in apps:
+        app.release()
+    world.run(5.0)
+    assert ((2, 2, 0, 0), []) == (caller.receipt(seq), late.asked)
+    assert_mesh_quiescent(world)
 
 
 # It comes back

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 
 import pytest
 
@@ -146,39 +147,51 @@ def test_more_peers_than_the_budget_are_all_served_within_it(fleet: Fleet) -> No
     assert peak <= 2
 
 
-@pytest.mark.parametrize("killed", ["a", "b"])
-def test_killing_a_reactor_fails_no_repeatable_call(fleet: Fleet, killed: str) -> None:
-    a, b = fleet.start("a"), fleet.start("b")
+@pytest.mark.parametrize(("killed", "server"), [("a", "b"), ("b", "b"), ("a", "a")], ids=["caller", "server", "both"])
+def test_killing_a_reactor_under_load_fails_no_call_and_none_runs_twice(fleet: Fleet, killed: str, server: str) -> None:
+    agents = {node: fleet.start(node) for node in "ab"}
     outcomes: Counter[str] = Counter()
+    begun: Counter[bytes] = Counter()
+    answered: Counter[bytes] = Counter()
     stop = threading.Event()
     with ExitStack() as apps:
-        serve_name(apps, b, "work")
-        caller = apps.enter_context(client(a, "caller"))
-        caller.call("work", b"", wait=True)
+        worker = apps.enter_context(client(agents[server], "worker"))
+        caller = apps.enter_context(client(agents["a"], "caller"))
 
-        def load() -> None:
-            while not stop.is_set():
+        @worker.serve("work", workers=16)
+        def work(message: mesh.Message) -> bytes:
+            begun.update([message.body])
+            return message.body
+
+        caller.call("work", b"first", wait=True)
+
+        def load(thread: int) -> None:
+            for number in count():
+                if stop.is_set():
+                    return
+                body = b"%d.%d" % (thread, number)
                 try:
-                    caller.call("work", b"", timeout_s=60, idempotent=True)
+                    answered.update([caller.call("work", body, timeout_s=60).body])
                     outcomes["reply"] += 1
                 except mesh.MeshError as error:
                     outcomes[repr(error)] += 1
 
-        threads = [threading.Thread(target=load) for _ in range(4)]
+        threads = [threading.Thread(target=load, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
-        for _ in range(3):
+        for _ in range(10):
             target = outcomes["reply"] + 100
             until(lambda target=target: outcomes["reply"] >= target, "calls go on")  # type: ignore[misc]
-            victim = a if killed == "a" else b
-            victim.kill_reactor()
-            victim.expect("reactor_ready")
+            agents[killed].kill_reactor()
+            agents[killed].expect("reactor_ready")
         target = outcomes["reply"] + 100
         until(lambda: outcomes["reply"] >= target, "calls go on after the last kill")
         stop.set()
         for thread in threads:
             thread.join()
     assert ["reply"] == list(outcomes)
+    assert {1} == {*begun.values(), *answered.values()}
+    assert {*answered, b"first"} == {*begun}
 
 
 def test_heartbeats_pass_between_the_chunks_of_large_bodies(fleet: Fleet) -> None:

@@ -1,0 +1,187 @@
+"""The caller's agent sends: what was placed is put on its way, by the link to where it goes or around inside the node.
+
+A reservation is made in the step that needs it: a link is leased when something is aimed at its node, or asked there,
+and released when that is taken away again; a serving app that was not reached before takes a place of ``reach_max``.
+"""
+
+from msgspec import structs
+
+from mesh.core.catalogue import Instance
+from mesh.core.codec import weight
+from mesh.core.context import Context
+from mesh.core.fanout import Fan
+from mesh.core.link import Link
+from mesh.core.outbox import Entry, Key, Place, TargetKey
+from mesh.core.pool import Action
+from mesh.core.records import Reach, Request
+from mesh.types import TopicKey
+
+__all__ = ["Sending"]
+
+UNTOLD = 0
+"""The incarnation of a target that an app may reach, before the first request leaves for it."""
+
+
+class Sending:
+    """The ways from the calling half of a node to where requests go."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.state = context.state
+        self.options = context.options
+
+    # A target is reserved
+
+    def may_reach(self, session: int, *targets: TargetKey) -> bool:
+        """Reserve these targets for an app; False: they are more than it may have, even when those are let go that hold
+        nothing of it."""
+        app = self.state.apps.get(session)
+        missing = [target for target in targets if target not in app.reached] if app is not None else ()
+        if app is None or not missing:
+            return True
+        room = self.options.outbox.reach_max - len(missing)
+        if len(app.reached) > room:
+            in_use = dict.fromkeys([*self.state.outbox.by_target, *targets])
+            in_use.update(((node, 0), None) for fan in self.state.fans.values() for node in fan.pending)
+            for node, serving in [target for target in app.reached if target not in in_use]:
+                incarnation = app.reached.pop((node, serving))
+                if incarnation != UNTOLD:
+                    self.context.tell(app, Reach(node, incarnation, serving, over=True))
+        if len(app.reached) > room:
+            return False
+        app.reached.update(dict.fromkeys(missing, UNTOLD))
+        return True
+
+    def aim(self, entry: Entry, instance: Instance, now: float) -> list[Action]:
+        """Reserve the instance and its link, and send if the link takes it now."""
+        state, request = self.state, entry.request
+        node = instance.agent.node
+        request.target = instance.session
+        state.outbox.aim(entry, (node, instance.session))
+        if node == self.context.node:
+            self._sent(entry, now)
+            self._reach(request.session, entry.target, state.peers.identity.incarnation)
+            self.context.loopback.append(request)
+            return []
+        state.pool.lease(node, now, entry.topic)
+        self.note_endpoint(instance)
+        link = state.peers.open_link(node)
+        if link is not None and link.has_credit and node not in state.outbox.queues:
+            self._send(link, entry, now)
+            return []
+        entry.place = Place.QUEUED
+        state.outbox.queue(node, entry.key)
+        return state.pool.want(node, self.options.pool, now) if link is None else []
+
+    def note_endpoint(self, instance: Instance) -> None:
+        """Remember where the catalogue says that an agent is; a live link's own word is not overruled."""
+        peer = self.state.peers.peer(instance.agent.node)
+        if peer.link is None and peer.endpoint != instance.agent.endpoint:
+            peer.endpoint = instance.agent.endpoint
+
+    def _sent(self, entry: Entry, now: float) -> None:
+        """The entry leaves for its target in this turn."""
+        request = entry.request
+        request.dispatch += 1
+        request.timeout_ms = max(1, round((entry.deadline - now) * 1000))
+        entry.place = Place.PLACED
+
+    def _send(self, link: Link, entry: Entry, now: float) -> None:
+        self._sent(entry, now)
+        entry.reached = link.incarnation
+        self._reach(entry.request.session, entry.target, link.incarnation)
+        link.charge(weight(entry.request, link.chunker.chunk_bytes))
+        self._say(link, entry.request)
+
+    def _say(self, link: Link, request: Request) -> None:
+        """Put a request on a link's way out, a large body in chunks."""
+        peers = self.state.peers
+        if len(request.body) <= link.chunker.chunk_bytes:
+            peers.say(link, request)
+            return
+        announcement, chunks = link.chunker.split(request)
+        for record in (announcement, *chunks):
+            peers.say(link, record)
+
+    def _reach(self, session: int, target: TargetKey, incarnation: int) -> None:
+        """Tell the app, before its first record goes to a target, that it does."""
+        app = self.state.apps.get(session)
+        if app is not None and app.reached.get(target) != incarnation:
+            app.reached[target] = incarnation
+            identity = self.state.peers.identity
+            node, serving = target
+            endpoint = identity.endpoint if node == identity.node else self.state.peers.peer(node).endpoint
+            host, port = (endpoint.host, endpoint.port) if endpoint is not None else ("", 0)
+            self.context.tell(app, Reach(node, incarnation, serving, host, port))
+
+    def flush_queue(self, node: str, now: float) -> None:
+        """Send what waits for the link to a node, as far as its window goes."""
+        outbox = self.state.outbox
+        link = self.state.peers.open_link(node)
+        queue = outbox.queues.get(node)
+        while link is not None and queue and link.has_credit:
+            key = next(iter(queue))
+            outbox.unqueue(node, key)
+            entry = outbox.entries.get(key)
+            if entry is not None:
+                self._send(link, entry, now)
+                continue
+            self._send_fan(link, self.state.fans[key], now)
+
+    # A fan-out
+
+    def fan_to(self, fan: Fan, key: Key, node: str, topic: TopicKey, now: float) -> list[Action]:
+        state = self.state
+        if node == self.context.node:
+            self.context.loopback.append(self._fan_copy(fan, now))
+            return []
+        state.pool.lease(node, now, topic)
+        state.outbox.queue(node, key)
+        self.flush_queue(node, now)
+        return state.pool.want(node, self.options.pool, now)
+
+    def _send_fan(self, link: Link, fan: Fan, now: float) -> None:
+        self._reach(fan.request.session, (link.peer, 0), link.incarnation)
+        link.charge(weight(fan.request, link.chunker.chunk_bytes))
+        self._say(link, self._fan_copy(fan, now))
+
+    def _fan_copy(self, fan: Fan, now: float) -> Request:
+        timeout_ms = max(1, round((fan.deadline - now) * 1000))
+        return structs.replace(fan.request, timeout_ms=timeout_ms, dispatch=fan.request.dispatch + 1)
+
+    # It is taken away again
+
+    def release(self, node: str, now: float) -> None:
+        if node != self.context.node:
+            self.state.pool.release(node, now)
+
+    def unplace(self, entry: Entry, now: float) -> None:
+        """Take an entry away from where it was aimed, or asked about."""
+        if entry.place is Place.ASKED:
+            for node, _ in entry.asked:
+                self.release(node, now)
+        elif entry.place is not Place.WAITING:
+            self.release(entry.target[0], now)
+        self.state.outbox.unplace(entry)
+
+    def ask(self, entry: Entry, targets: dict[TargetKey, int], now: float) -> None:
+        """Have an unplaced entry asked about: it may be with any of these targets, of which incarnations."""
+        self.state.outbox.ask(entry, targets, now)
+        for node, _ in targets:
+            if node != self.context.node:
+                self.state.pool.lease(node, now)
+
+    def not_there(self, entry: Entry, target: TargetKey, now: float) -> None:
+        """One of the targets that were asked about an entry need not be waited for."""
+        self.release(target[0], now)
+        self.state.outbox.answered(entry, target)
+
+    def is_there(self, entry: Entry, target: TargetKey, now: float) -> None:
+        """An entry that was asked about is with this target."""
+        reached = entry.asked[target]
+        if target[0] != self.context.node:
+            self.state.pool.lease(target[0], now, entry.topic)
+        self.unplace(entry, now)
+        self.state.outbox.aim(entry, target)
+        entry.request.target = target[1]
+        entry.reached, entry.place = reached, Place.PLACED

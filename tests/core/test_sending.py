@@ -1,0 +1,240 @@
+"""The caller's agent sends: within windows and reach, by links that are opened for it."""
+
+from mesh.core.context import NodeOptions
+from mesh.core.link import LinkOptions
+from mesh.core.outbox import OutboxOptions
+from mesh.core.records import Answer, Ask, Flag, Reach, Reply, Request, Settled, Status, Targets, Verdict
+from mesh.sim.world import World
+from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options
+
+
+def served(world: World, *nodes: str, topic: str = "orders", workers: int = 4) -> list[App]:
+    """One app on each of these nodes that serves the topic, and time for everybody to hear of it."""
+    apps = [App(world, node, 10 + number) for number, node in enumerate(nodes)]
+    for app in apps:
+        app.serve(topic, workers=workers)
+    world.run(world.now + 0.5)
+    return apps
+
+
+# Local and remote, whole and in chunks
+
+
+def test_a_call_goes_by_the_loop_inside_the_node_or_by_a_link() -> None:
+    world = fleet("ab")
+    served(world, "a", "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    seqs = [caller.call("orders", b"%d" % number) for number in range(4)]
+    world.run(3.0)
+    assert [b"0", b"1", b"2", b"3"] == [caller.body(seq) for seq in seqs]
+    assert 2 == link(world, "a", "b").sent_records
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_goes_to_the_own_node_without_a_link_and_to_another_in_chunks() -> None:
+    world = fleet("ab")
+    apps = served(world, "a", "b")
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders", b"x" * 700_000)
+    world.run(3.0)
+    assert (2, 2, 0, 0) == caller.receipt(seq)
+    assert [700_000, 700_000] == [len(app.bodies[0]) for app in apps]
+    assert_mesh_quiescent(world)
+
+
+def test_what_was_asked_of_several_holds_a_lease_for_each_until_one_has_it() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    caller = App(world, "a", 1)
+    for app in apps:
+        app.handle = hold
+    seqs = [caller.call("orders") for _ in range(2)]
+    world.run(2.0)
+    world.kill("a")
+    world.start("a", NodeOptions())
+    caller.come_back()
+    caller.say(*caller.of(Reach), *[Request(0, seq, "orders", "", 9_000, b"", Flag.RESUMED) for seq in seqs])
+    world.run(2.001)
+    slots = world.agents["a"].node.state.pool.slots
+    assert [2, 2] == [slots[node].leases for node in "bc"]
+    world.run(3.0)
+    assert [1, 1] == [slots[node].leases for node in "bc"]
+    for app in apps:
+        app.release()
+    assert_mesh_quiescent(world)
+
+
+# Whom an app has reached
+
+
+def test_a_call_that_left_this_agent_for_an_app_of_its_own_is_known_to_have_left() -> None:
+    world = fleet("a")
+    served(world, "a")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    assert [Reach("a", 1001, 10, "a", 7000)] == caller.of(Reach)
+
+
+def test_an_app_is_told_of_a_node_before_its_first_record_goes_there_and_once() -> None:
+    world = fleet("abc")
+    served(world, "b", "c")
+    caller = App(world, "a", 1)
+    caller.fanout("orders")
+    for _ in range(4):
+        caller.call("orders")
+    world.run(2.0)
+    told = [("b", 1002, 0), ("b", 1002, 10), ("c", 1003, 0), ("c", 1003, 11)]
+    assert told == sorted((r.node, r.incarnation, r.session) for r in caller.of(Reach))
+    assert caller.got.index(caller.of(Targets)[0]) < caller.got.index(caller.of(Reach)[0])
+    assert caller.got.index(caller.of(Reach)[1]) < caller.got.index(caller.of(Reply)[0])
+
+
+def test_of_those_that_an_app_may_reach_only_what_it_was_told_of_is_told_to_be_over() -> None:
+    world = fleet("a", options(outbox=OutboxOptions(reach_max=16)))
+    App(world, "a", 1)
+    world.run(2.0)
+    node = world.agents["a"].node
+    app, sending = node.state.apps[1], node.calling.sending
+    assert sending.may_reach(99, ("b", 1)), "an app that is gone has no limit"
+    assert sending.may_reach(1, *(("b", number) for number in range(16)))
+    app.reached["b", 3] = 7
+    assert not sending.may_reach(1, *(("c", number) for number in range(17)))
+    assert [Reach("b", 7, 3, over=True)] == app.out
+    assert {} == app.reached
+    assert sending.may_reach(1, *(("c", number) for number in range(16)))
+    assert sending.may_reach(1, ("c", 4))
+
+
+def test_an_app_of_the_own_node_is_asked_without_a_link() -> None:
+    world = fleet("a")
+    (server,) = served(world, "a")
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    caller.close(dead=True)
+    world.run(3.0)
+    caller.come_back()
+    caller.say(*caller.of(Reach), Request(0, seq + 1, "orders", "", 9_000, b"", Flag.RESUMED))
+    world.run(4.0)
+    assert 2 == len(server.asked)
+    world.kill("a")
+    world.start("a", NodeOptions())
+    server.come_back()
+    caller.come_back()
+    caller.say(*caller.of(Reach), Request(0, seq + 1, "orders", "", 9_000, b"two", Flag.RESUMED))
+    world.run(5.0)
+    (ask,) = server.of(Ask)
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [int(Verdict.RUNNING)]))
+    world.run(5.1)
+    assert {("a", 10): {(1, seq + 1): None}} == world.agents["a"].node.state.outbox.by_target
+    server.release()
+    world.run(6.0)
+    caller.seq = seq + 2
+    assert b"" == caller.body(seq + 1)
+    assert_mesh_quiescent(world)
+
+
+# Windows and queues
+
+
+def test_a_sender_never_exceeds_the_window_and_goes_on_when_it_is_widened() -> None:
+    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
+    (server,) = served(world, "b", workers=8)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders") for _ in range(100)]
+    world.run(2.0)
+    # 8 are with the app: their room was granted again; 16 wait there.
+    assert (8, 24, 24) == (len(server.asked), link(world, "a", "b").sent_records, link(world, "a", "b").credit_records)
+    assert 76 == world.agents["a"].node.state.outbox.queued
+    server.release()
+    world.run(3.0)
+    assert [b""] * 100 == [caller.body(seq) for seq in seqs]
+    assert link(world, "a", "b").sent_records <= link(world, "a", "b").credit_records
+    assert_mesh_quiescent(world)
+
+
+def test_the_window_in_bytes_is_overshot_by_one_body_at_most() -> None:
+    world = fleet("ab", options(link=LinkOptions(credit_bytes=1 << 20)))
+    (server,) = served(world, "b", workers=1)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", b"x" * 200_000) for _ in range(30)]
+    world.run(3.0)
+    assert link(world, "a", "b").sent_bytes - link(world, "a", "b").credit_bytes < 200_128
+    assert link(world, "a", "b").sent_records < 10
+    server.release()
+    world.run(4.0)
+    assert [200_000] * 30 == [len(caller.body(seq)) for seq in seqs]
+    assert_mesh_quiescent(world)
+
+
+def test_two_ends_with_chunks_of_different_sizes_charge_the_same() -> None:
+    world = World(1)
+    world.start("a", options(link=LinkOptions(chunk_bytes=512 << 10, credit_bytes=1 << 20)))
+    world.start("b", options(link=LinkOptions(chunk_bytes=16 << 10, credit_bytes=1 << 20)))
+    served(world, "b")
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", b"x" * 300_000) for _ in range(20)] + [caller.fanout("orders", b"x" * 300_000)]
+    world.run(5.0)
+    assert [300_000] * 20 == [len(caller.body(seq)) for seq in seqs[:20]]
+    assert (1, 1, 0, 0) == caller.receipt(seqs[20])
+    assert_mesh_quiescent(world)
+
+
+def test_an_instance_whose_link_is_full_is_passed_over_while_there_is_another() -> None:
+    world = fleet("abc", options(link=LinkOptions(credit_records=16)))
+    apps = served(world, "b", "c", workers=1)
+    apps[0].handle = hold
+    caller = App(world, "a", 1)
+    caller.fanout("orders")
+    world.run(2.0)
+    for _ in range(100):
+        caller.call("orders")
+        world.run(world.now + 0.05)
+    assert link(world, "a", "b").sent_records <= 18
+    assert len(apps[1].asked) >= 80
+
+
+def test_an_address_that_the_catalogue_corrects_is_dialled_next() -> None:
+    world = fleet("ab")
+    served(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    assert "b" == world.agents["a"].node.state.peers.peer("b").endpoint.host  # type: ignore[union-attr]
+
+
+def test_a_receipt_that_comes_while_its_copy_waits_for_room_leaves_nothing_behind() -> None:
+    # The link is lost with a fan-out running; the next one has no room for the copy; the first one's receipt comes.
+    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
+    (server,) = served(world, "b", workers=1)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    calls = [caller.call("orders") for _ in range(60)]
+    world.run(3.0)
+    world.cut("a", "b")
+    world.run(3.5)
+    assert (1, seq) in world.agents["a"].node.state.outbox.queues["b"]
+    server.say(Settled("a", 1, [(seq, seq)]))
+    world.run(4.0)
+    assert (1, 1, 0, 0) == caller.receipt(seq)
+    server.release()
+    world.run(6.0)
+    assert [b""] * 60 == [caller.body(call) for call in calls]
+    assert_mesh_quiescent(world)
+
+
+def test_what_waits_for_somebody_to_serve_it_holds_nothing_when_it_is_taken_away() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=1.0, flags=Flag.WAIT)
+    world.run(3.0)
+    assert Status.EXPIRED == caller.status(seq)
+    assert_mesh_quiescent(world)
