@@ -431,34 +431,23 @@ class Serving:
     # An agent asks; an app is lost
 
     def ask(self, node: str, ask: Ask, now: float) -> None:
-        """Say what became of requests that went to one of the apps.
-
-        What is remembered here is there. Of the rest this incarnation knows that it never came, if it was sent to this
-        one; if to an earlier one, only the app knows.
-        """
+        """Say what became of requests that went to an app. What is remembered here is there; that the rest never came
+        this incarnation knows of what it was sent itself, else only the app does."""
         if ask.node != node:
             return
-        here: list[tuple[int, int]] = []
-        rest: list[tuple[int, int]] = []
-        for session, seq in ask.ids:
-            handed = self.state.inbox.find((node, session, seq))
-            if handed is not None and handed.target == ask.target:
-                here.append((session, seq))
-                self._again(handed, handed.request)
-            else:
-                rest.append((session, seq))
         is_ours = ask.reached == self.state.peers.identity.incarnation
-        if here or is_ours:
-            verdicts = [int(Verdict.RUNNING)] * len(here) + [int(Verdict.NEVER)] * (len(rest) if is_ours else 0)
-            told = here + rest if is_ours else here
+        known = {id: self.state.inbox.find((node, *id)) for id in ask.ids}
+        found = {id: handed for id, handed in known.items() if handed is not None and handed.target == ask.target}
+        for handed in found.values():
+            self._again(handed, handed.request)
+        if told := ask.ids if is_ours else list(found):
+            verdicts = [int(Verdict.RUNNING if id in found else Verdict.NEVER) for id in told]
             self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, told, verdicts))
-        if is_ours or not rest:
-            return
-        ask.ids = rest
+        ask.ids = [] if is_ours else [id for id in ask.ids if id not in found]
         app = self.state.apps.get(ask.target)
-        if app is not None and app.conn is not None:
+        if ask.ids and app is not None and app.conn is not None:
             self.context.tell(app, ask)
-        elif len(self.state.questions) < QUESTIONS_MAX:
+        elif ask.ids and len(self.state.questions) < QUESTIONS_MAX:
             self.state.questions.setdefault(ask.target, []).append((now, ask))
 
     def resumed(self, app: App, now: float) -> None:

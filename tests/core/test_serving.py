@@ -838,3 +838,28 @@ def test_a_reply_over_the_callers_limit_says_that_it_ran() -> None:
         caller.failure(seq).error_type,
     )
     assert_mesh_quiescent(world)
+
+
+def test_what_went_to_another_app_than_the_one_that_is_asked_about_never_came_to_that_one() -> None:
+    world = fleet("ab")
+    server(world)
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    node = world.agents["b"].node
+    ask(node, seq, target=11)
+    assert [Answer("a", 1001, 5, 11, [(1, seq)], [int(Verdict.NEVER)])] == out(world)
+
+
+def test_what_this_incarnation_remembers_is_there_whichever_it_was_sent_to() -> None:
+    world = fleet("ab")
+    app = server(world)
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    node = world.agents["b"].node
+    ask(node, seq, 99, reached=7)
+    assert [Answer("a", 1001, 5, 10, [(1, seq)], [int(Verdict.RUNNING)])] == out(world)
+    world.run(2.1)
+    ask(node, seq, reached=7)
+    assert [[(1, 99)]] == [record.ids for record in [*app.of(Ask), *node.state.apps[10].out] if isinstance(record, Ask)]

@@ -179,7 +179,7 @@ def test_killing_a_reactor_under_load_fails_no_call_and_none_runs_twice(fleet: F
         threads = [threading.Thread(target=load, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
-        for _ in range(10):
+        for _ in range(6):  # one that is killed more often so soon is not started again within resume_grace_s
             target = outcomes["reply"] + 100
             until(lambda target=target: outcomes["reply"] >= target, "calls go on")  # type: ignore[misc]
             agents[killed].kill_reactor()
