@@ -7,15 +7,21 @@ The rate is an exponentially weighted average of records per second with a half-
 A topic becomes hot as soon as its rate reaches ``hot_at_per_s``, and cold again when it has stayed below
 ``cold_at_per_s`` for ``dwell_s``: opening a link late costs latency, closing it early costs it twice. Counting is
 apart from folding, because counting happens for each record and folding once a second.
+
+A hot topic that very many nodes serve keeps links to a few of them, chosen by **rendezvous**: each node that serves it
+gets a number, drawn from its name, the caller's and the topic's, and the least numbers win. A node that comes or
+goes changes no choice but its own, and callers choose differently, so that nobody is everybody's choice.
 """
 
+from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
 from mesh.types import TopicKey
 
-__all__ = ["Heat", "HeatOptions", "Heats"]
+__all__ = ["Heat", "HeatOptions", "Heats", "chosen"]
 
 Pin = Literal["hot", "cold"]
 
@@ -53,6 +59,16 @@ class HeatOptions(Struct, frozen=True):
             description="The half-life of the rate's average. Shorter follows bursts, longer ignores them.",
         ),
     ] = 10.0
+    hot_links_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="A hot topic keeps links to at most this many of the nodes that serve it, always the same "
+            "ones; links to the others stay ephemeral, though messages still go to all in turn. More saves dials, "
+            "fewer leaves links_max to other topics.",
+        ),
+    ] = 64
     pin: Annotated[
         dict[str, Pin],
         Meta(description='Topics whose heat is decided here: { billing = "hot", reports = "cold" }.'),
@@ -110,6 +126,14 @@ class Heats(Struct):
         """Return the topic's rate in records/s as of the last fold."""
         heat = self.topics.get(topic)
         return heat.rate if heat else 0.0
+
+
+def chosen(caller: str, topic: TopicKey, servers: Iterable[str], most: int) -> frozenset[str]:
+    """Return the nodes, of those that serve a topic, to which this caller keeps links: all, or ``most`` by rendezvous."""
+    nodes = list(dict.fromkeys(servers))
+    if len(nodes) > most:
+        nodes.sort(key=lambda node: blake2b("\0".join((node, caller, *topic)).encode()).digest())
+    return frozenset(nodes[:most])
 
 
 def _judge(heat: Heat, pin: Pin | None, options: HeatOptions, now: float) -> bool:

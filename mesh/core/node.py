@@ -30,6 +30,7 @@ from mesh.core.codec import encode_split
 from mesh.core.context import Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
 from mesh.core.effects import CloseApp, CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
+from mesh.core.heat import chosen
 from mesh.core.inbox import Stage
 from mesh.core.link import Link, Phase
 from mesh.core.link_hop import LinkHop
@@ -54,6 +55,7 @@ from mesh.core.recovery import Recovery
 from mesh.core.rng import Rng
 from mesh.core.serving import Serving
 from mesh.core.session import Credentials, Pending
+from mesh.types import TopicKey
 
 __all__ = ["Node", "Output"]
 
@@ -222,9 +224,10 @@ class Node:
             is_hot = state.heats.is_hot(topic, options.heat)
             name = notes.TOPIC_HOT if is_hot else notes.TOPIC_COLD
             self.context.note(name, Level.INFO, topic=str(topic), rate=round(state.heats.rate(topic), 2))
+        kept = {topic: self._kept(topic) for topic in state.directory.views if state.heats.is_hot(topic, options.heat)}
         for node, slot in state.pool.slots.items():
             link = state.peers.open_link(node)
-            hot = [topic for topic in slot.topics if state.heats.is_hot(topic, options.heat)]
+            hot = [topic for topic in slot.topics if node in kept.get(topic, ())]
             slot.rate = max((state.heats.rate(topic) for topic in hot), default=0.0)
             if link is not None:
                 state.peers.keep(link, bool(hot))
@@ -232,6 +235,11 @@ class Node:
             cold = [t for t, used in slot.topics.items() if t not in hot and now - used > options.heat.dwell_s]
             for topic in cold:
                 del slot.topics[topic]
+
+    def _kept(self, topic: TopicKey) -> frozenset[str]:
+        """Return the nodes to which a hot topic keeps links: those that serve it, or a stable few of very many."""
+        servers = (key.node for key in self.state.directory.views[topic].listed)
+        return chosen(self.context.node, topic, servers, self.options.heat.hot_links_max)
 
     def drain(self, now: float) -> None:
         """Take nothing new, finish what runs, give back what did not start; then stop, at the latest after drain_s."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.core.heat import Heat, HeatOptions, Heats
+from mesh.core.heat import Heat, HeatOptions, Heats, chosen
 from mesh.types import TopicKey
 from tests.core.builders import ORDERS, STOCK, copied
 
@@ -203,3 +203,30 @@ def test_a_fold_without_time_keeps_what_was_counted(now: float) -> None:
 def test_its_state_is_data() -> None:
     heats = Heats(topics={ORDERS: Heat(2.0, True, 3.0)}, counts={STOCK: 2}, folded_at=9.0)
     assert heats == copied(heats)
+
+
+SERVERS = [f"node{number}" for number in range(100)]
+
+
+def test_a_topic_that_few_serve_keeps_links_to_all_of_them() -> None:
+    assert {"b", "c"} == chosen("a", ORDERS, ["b", "c", "b"], 2)
+    assert set() == chosen("a", ORDERS, [], 2)
+
+
+def test_a_node_that_comes_or_goes_changes_no_choice_but_its_own() -> None:
+    before = chosen("a", ORDERS, SERVERS, 10)
+    assert 10 == len(before)
+    assert before == chosen("a", ORDERS, reversed(SERVERS), 10)
+    for gone in SERVERS:
+        after = chosen("a", ORDERS, [node for node in SERVERS if node != gone], 10)
+        assert 10 == len(after)
+        assert before - {gone} <= after
+
+
+def test_callers_and_topics_choose_differently_and_nobody_is_everybodys_choice() -> None:
+    counts = dict.fromkeys(SERVERS, 0)
+    for caller in range(1000):
+        for node in chosen(f"caller{caller}", ORDERS, SERVERS, 10):
+            counts[node] += 1
+    assert 60 < min(counts.values()) and max(counts.values()) < 140
+    assert chosen("a", ORDERS, SERVERS, 10) != chosen("a", STOCK, SERVERS, 10)

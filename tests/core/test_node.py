@@ -358,6 +358,29 @@ def test_a_hot_topic_keeps_its_link_and_tells_the_other_end_until_it_is_cold() -
     assert [{}, {}] == [agent.node.state.peers.links for agent in world.agents.values()]
 
 
+def test_a_hot_topic_of_many_nodes_keeps_links_to_a_stable_few_and_still_reaches_all_in_turn() -> None:
+    heat = HeatOptions(pin={"orders": "hot"}, hot_links_max=2)
+    world = fleet("abcdef", NodeOptions(heat=heat, pool=PoolOptions(idle_close_s=0.5)))
+    servers = serve(world, *"bcdef")
+    caller = App(world, "a", 1)
+
+    def kept() -> list[str]:
+        return sorted(one.peer for one in world.agents["a"].node.state.peers.links.values() if one.keep_here)
+
+    first: list[str] = []
+    for count in range(1, 4):
+        for _ in servers:
+            caller.cast("orders")
+        caller.settle()
+        world.run(world.now + 1.5)
+        assert [count] * 5 == [len(server.asked) for server in servers]
+        first = first or kept()
+        assert first == kept()
+    assert 2 == len(first)
+    world.run(world.now + 3.0)
+    assert first == sorted(one.peer for one in world.agents["a"].node.state.peers.links.values())
+
+
 def test_a_persistent_link_is_heartbeated_while_nothing_is_sent() -> None:
     world = fleet("ab", NodeOptions(heat=HeatOptions(pin={"orders": "hot"}), pool=PoolOptions(idle_close_s=1.0)))
     serve(world, "b")
@@ -648,6 +671,8 @@ def test_only_what_is_wanted_is_kept(persistent: bool) -> None:
     one = lone_node()
     peer = Peer(one, hello=HELLO)
     one.state.pool.slot("p").topics[ORDERS] = 1.0
+    one.state.directory.use(ORDERS, one.options.directory, 1.0)
+    one.snapshot(Snapshot(ORDERS, 1, (Instance("", "orders", "s", 1, AgentEntry("p", "p", 1, 50)),)), 1.0)
     for _ in range(100):
         one.state.heats.count(ORDERS)
     one.tick(2.5 if persistent else 1.1)
