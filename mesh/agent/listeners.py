@@ -14,11 +14,9 @@ from pathlib import Path
 
 from mesh.agent.exits import Exit, Refused
 from mesh.agent.unpatched import Socket, getaddrinfo, sleep
+from mesh.config.places import path_problem
 
-__all__ = ["SOCKET_PATH_BYTES_MAX", "AppListener", "check_path", "listen_links"]
-
-SOCKET_PATH_BYTES_MAX = 107
-"""What fits into ``sockaddr_un.sun_path`` with its closing zero."""
+__all__ = ["AppListener", "check_path", "listen_links"]
 
 _PICKS_MAX = 16
 _STALE_WAIT_S = 1.0
@@ -66,12 +64,9 @@ class AppListener:
 
 def check_path(path: Path) -> None:
     """Raise Refused if a Unix socket cannot have this path."""
-    length = len(os.fsencode(path))
-    if length > SOCKET_PATH_BYTES_MAX:
-        raise Refused(
-            Exit.CONFIGURATION,
-            f"the app socket's path has {length} bytes and may have {SOCKET_PATH_BYTES_MAX}: {path}; shorten it",
-        )
+    problem = path_problem(os.fspath(path), socket=True)
+    if problem is not None:
+        raise Refused(Exit.CONFIGURATION, f"the app socket's path {path} {problem}")
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -107,6 +107,7 @@ class Watcher:
         self.before: dict[TopicKey, Snapshot] = self._load()
         self.problems: dict[object, str] = {}
         self.away_since = 0.0
+        self.answered = False
         self.work = Event()
         self.save = Event()
         self.greenlets: list[gevent.Greenlet] = []
@@ -159,13 +160,13 @@ class Watcher:
         if greenlet is not None:
             greenlet.kill(block=False)
         self.latest.pop(topic, None)
-        self._succeeded(topic)
+        self._settled(topic)
 
     def facts(self) -> dict[str, object]:
-        """Return what the agent's status says of the matchmaker."""
+        """Return what the agent's status says of the matchmaker; ``reachable`` is None until it has answered once."""
         problem = next(iter(self.problems.values()), "")
         return {
-            "reachable": not problem,
+            "reachable": False if problem else self.answered or None,
             "away_s": round(time.monotonic() - self.away_since, 1) if problem else 0.0,
             "problem": problem,
             "registered": sum(kept.registered for kept in self.kept.values()),
@@ -218,7 +219,8 @@ class Watcher:
         for attempt in retrying:
             with attempt:
                 result = verb(attempt.retry_state.attempt_number)
-        self._succeeded(what)
+        self.answered = True
+        self._settled(what)
         return result
 
     def _failed(self, what: object, state: tenacity.RetryCallState) -> None:
@@ -231,7 +233,8 @@ class Watcher:
         if isinstance(what, TopicKey):
             self._tell_remembered(what)
 
-    def _succeeded(self, what: object) -> None:
+    def _settled(self, what: object) -> None:
+        """This no longer fails, or is of no more interest."""
         if self.problems.pop(what, None) is not None and not self.problems:
             self.note(MATCHMAKER_BACK, away_s=round(time.monotonic() - self.away_since, 1))
 

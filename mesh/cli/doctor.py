@@ -191,6 +191,8 @@ def check_descriptors(status: Status | None, config: "Config | None") -> Iterato
 def check_matchmaker(status: Status) -> Finding:
     """Judge the matchmaker as the agent sees it."""
     facts = status["matchmaker"]
+    if facts["reachable"] is None:
+        return Finding("warn", "matchmaker", f"{facts['kind']} has not answered yet", "look again in a moment")
     if not facts["reachable"]:
         text = f"{facts['kind']} is away for {facts['away_s']:.0f} s: {facts['problem']}"
         advice = "traffic to known peers flows on; bring it back, the agent registers again by itself"

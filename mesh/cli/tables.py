@@ -140,6 +140,8 @@ def _matchmaker(facts: Report) -> str:
     counts = f"{facts['registered']} of {facts['to_register']} registered, {facts['watched']} topics watched"
     if facts["reachable"]:
         return f"{facts['kind']}, [green]reachable[/], {counts}"
+    if facts["reachable"] is None:
+        return f"{facts['kind']}, [yellow]has not answered yet[/], {counts}"
     return f"{facts['kind']}, [red]away for {seconds(facts['away_s'])}[/]: {escape(facts['problem'])}; {counts}"
 
 

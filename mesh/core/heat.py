@@ -129,7 +129,7 @@ class Heats(Struct):
 
 
 def chosen(caller: str, topic: TopicKey, servers: Iterable[str], most: int) -> frozenset[str]:
-    """Return the nodes, of those that serve a topic, to which this caller keeps links: all, or ``most`` by rendezvous."""
+    """Return the nodes, of those that serve a topic, to which a caller keeps links: all, or ``most`` by rendezvous."""
     nodes = list(dict.fromkeys(servers))
     if len(nodes) > most:
         nodes.sort(key=lambda node: blake2b("\0".join((node, caller, *topic)).encode()).digest())

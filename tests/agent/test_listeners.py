@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mesh.agent.exits import Exit, Refused
-from mesh.agent.listeners import SOCKET_PATH_BYTES_MAX, AppListener, listen_links
+from mesh.agent.listeners import AppListener, listen_links
+from mesh.config.places import SOCKET_PATH_BYTES_MAX
 
 pytestmark = pytest.mark.io
 
@@ -84,7 +85,10 @@ def test_the_longest_path_works_and_a_longer_one_is_refused(tmp_path: Path) -> N
     app_listener(longest).close()
     refused = refusal(longest.with_name(longest.name + "x"))
     assert Exit.CONFIGURATION == refused.status
-    assert f"has {SOCKET_PATH_BYTES_MAX + 1} bytes and may have {SOCKET_PATH_BYTES_MAX}" in str(refused)
+    assert (
+        f"has {SOCKET_PATH_BYTES_MAX + 1} bytes, and a socket's path may have {SOCKET_PATH_BYTES_MAX}: choose"
+        in str(refused)
+    )
 
 
 def test_a_group_that_does_not_exist_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

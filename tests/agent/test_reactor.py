@@ -185,7 +185,7 @@ def test_traffic_flows_on_while_the_matchmaker_is_away_and_all_is_registered_whe
         path.mkdir()
         a.expect("matchmaker_away")
         b.expect("matchmaker_away")
-        until(lambda: not a.query("status")["matchmaker"]["reachable"], "the status says so too")
+        until(lambda: a.query("status")["matchmaker"]["reachable"] is False, "the status says so too")
         status = a.query("status")["matchmaker"]
         assert not status["reachable"], status
         assert str(path) in status["problem"]

@@ -156,6 +156,13 @@ def test_a_matchmaker_that_is_away_is_told_once_and_its_return_too(world: World)
     assert ["matchmaker_away", "matchmaker_back"] == world.names()
 
 
+def test_a_matchmaker_that_has_not_answered_yet_is_neither_there_nor_away(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert world.watcher.facts()["reachable"] is None
+    until(lambda: world.watcher.facts()["reachable"] is True, "it has answered")
+    world.watcher.stop(withdraw=False)
+
+
 def test_one_entry_that_is_refused_does_not_keep_the_others_from_being_renewed(world: World) -> None:
     world.matchmaker.refuses = lambda entry: isinstance(entry, Instance) and entry.server == "bad"
     world.watcher.register(instance("bad"))

@@ -76,7 +76,12 @@ def test_open_files_are_not_judged_without_an_agent() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "level"),
-    [({}, "ok"), ({"registered": 1}, "warn"), ({"reachable": False, "problem": "refused"}, "fail")],
+    [
+        ({}, "ok"),
+        ({"registered": 1}, "warn"),
+        ({"reachable": None}, "warn"),
+        ({"reachable": False, "problem": "refused"}, "fail"),
+    ],
 )
 def test_the_matchmaker_is_judged_by_what_the_agent_says(changes: dict[str, object], level: str) -> None:
     finding = check_matchmaker({"matchmaker": STATUS["matchmaker"] | changes})

@@ -100,6 +100,9 @@ def test_a_status_says_what_is_wrong() -> None:
     assert "state draining" in shown
     assert "matchmaker sqlite, away for 1 min 30 s: refused [x]; 2 of 2 registered, 1 topics watched" in shown
     assert "no apps" == shown[-1]
+    unknown = STATUS["matchmaker"] | {"reachable": None, "registered": 0}
+    shown = lines(status_view(STATUS | {"matchmaker": unknown}))
+    assert "matchmaker sqlite, has not answered yet, 0 of 2 registered, 1 topics watched" in shown
 
 
 def test_a_status_without_the_shells_facts_is_shown_too() -> None:

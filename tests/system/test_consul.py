@@ -75,14 +75,14 @@ def test_traffic_goes_on_without_consul_and_all_is_registered_again_when_it_is_b
         kept = a.data_dir / "directory.msgpack"
         until(lambda: kept.exists() and b"known" in kept.read_bytes(), "the topic's directory is on disk")
         consul.stop()
-        until(lambda: not a.query("status")["matchmaker"]["reachable"], "the agent noticed")
+        until(lambda: a.query("status")["matchmaker"]["reachable"] is False, "the agent noticed")
         assert b"2" == caller.call("known", b"2").body
 
         a.kill()
         a.spawn()
         a.expect("reactor_ready")
         assert b"3" == caller.call("known", b"3", timeout_s=30, idempotent=True).body
-        until(lambda: not a.query("status")["matchmaker"]["reachable"], "it had dialled whom it remembered")
+        until(lambda: a.query("status")["matchmaker"]["reachable"] is False, "it had dialled whom it remembered")
 
         consul.wipe()
         consul.start()
