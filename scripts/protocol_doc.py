@@ -118,7 +118,7 @@ def bound_of(kind: inspect.Type) -> str:
         case inspect.StrType():
             return f"{kind.max_length} characters"
         case inspect.BytesType():
-            return f"{kind.max_length} bytes"
+            return f"{min(kind.max_length or 0, records.BODY_INLINE_MAX)} bytes"
         case inspect.ListType():
             return f"{kind.max_length} items: {bound_of(kind.item_type)}"
         case inspect.TupleType():

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from mesh.core.records import PROTOCOL_MINOR, SINCE, Record, Request
+from mesh.core.records import BODY_INLINE_MAX, PROTOCOL_MINOR, SINCE, Record, Reply, Request
 from mesh.errors import ProtocolError
 
 __all__ = ["FRAME_BYTES_MAX", "RECORDS_MAX", "Batch", "decode", "encode", "encode_split", "weight"]
@@ -37,9 +37,21 @@ _encoder = msgspec.msgpack.Encoder()
 def decode(data: bytes | bytearray | memoryview) -> Batch:
     """Decode one batch; raises ProtocolError that names the field, for any bytes that are not one."""
     try:
-        return _decoder.decode(data)
+        batch = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a batch: {error}") from None
+    if len(data) > BODY_INLINE_MAX:
+        _check_bodies(batch)
+    return batch
+
+
+def _check_bodies(batch: Batch) -> None:
+    """Hold bodies to what one record may bring, which the schema cannot: nodes keep whole ones in the same structs."""
+    for at, record in enumerate(batch.records):
+        if isinstance(record, Request | Reply) and len(record.body) > BODY_INLINE_MAX:
+            size = len(record.body)
+            text = f"not a batch: a body of {size} bytes in record {at}, where over {BODY_INLINE_MAX} travel in chunks"
+            raise ProtocolError(text)
 
 
 def encode(counter: int, records: Sequence[Record], minor: int = PROTOCOL_MINOR) -> bytes:

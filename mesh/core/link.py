@@ -28,7 +28,7 @@ from msgspec import Meta, Struct, field
 
 from mesh.core.chunks import Chunker
 from mesh.core.liveness import Liveness, LivenessOptions
-from mesh.core.records import PROTOCOL_MINOR, Goodbye, Hello, Record, Refuse, RefuseReason, Welcome
+from mesh.core.records import BODY_BYTES_MAX, PROTOCOL_MINOR, Goodbye, Hello, Record, Refuse, RefuseReason, Welcome
 
 __all__ = [
     "TRANSITIONS",
@@ -88,7 +88,7 @@ class LinkOptions(Struct, frozen=True):
         int,
         Meta(
             ge=1024,
-            le=1 << 30,
+            le=BODY_BYTES_MAX,
             description="The largest body of a message; larger ones are Rejected before they are sent. It bounds the "
             "memory that one message can take at each hop.",
         ),

@@ -104,11 +104,16 @@ class Node:
         self.apps = AppHop(self.context, self.calling, self.recovery, self.serving, self._act)
         self.links = LinkHop(self.context, self.calling, self.recovery, self.serving, self._act, self._change)
 
+    @classmethod
+    def restored(cls, state: State, options: NodeOptions) -> "Node":
+        """Return a node that goes on from a state, which is its own from now on."""
+        node = cls.__new__(cls)
+        node._assemble(state, options)
+        return node
+
     def copy(self) -> "Node":
         """Return a node in the same state, which shares nothing with this one. What is out must have been taken."""
-        twin = Node.__new__(Node)
-        twin._assemble(msgpack.decode(msgpack.encode(self.state), type=State), self.options)
-        return twin
+        return Node.restored(msgpack.decode(msgpack.encode(self.state), type=State), self.options)
 
     # Apps
 

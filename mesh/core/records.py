@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from mesh.core.vocabulary import Flag, Kind, RefuseReason, Status, Verdict
 
 __all__ = [
+    "BODY_BYTES_MAX",
     "BODY_INLINE_MAX",
     "PROTOCOL_MINOR",
     "SINCE",
@@ -70,6 +71,9 @@ PROTOCOL_MINOR = 0
 BODY_INLINE_MAX = 1 << 20
 """Bytes of body in one record; larger bodies travel as chunks."""
 
+BODY_BYTES_MAX = 1 << 30
+"""Bytes of any body: what the option ``body_bytes_max`` may be at most."""
+
 TIMEOUT_MS_MAX = 366 * 86_400_000
 """The longest remaining time that can be written: a cast's ``ttl_s`` may be long, a call's is capped lower."""
 
@@ -82,6 +86,7 @@ Name = Annotated[str, Meta(max_length=255)]
 Text = Annotated[str, Meta(max_length=16_384)]
 Host = Annotated[str, Meta(max_length=255)]
 Body = Annotated[bytes, Meta(max_length=BODY_INLINE_MAX)]
+Whole = Annotated[bytes, Meta(max_length=BODY_BYTES_MAX)]  # as nodes keep it; `codec` holds a record to BODY_INLINE_MAX
 Blob = Annotated[bytes, Meta(max_length=65_536)]
 Headers = Annotated[dict[Annotated[str, Meta(max_length=256)], Text], Meta(max_length=64)]
 Ranges = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
@@ -260,7 +265,7 @@ class Request(_Wire, tag=32):
     topic: Name
     server: Name
     timeout_ms: Millis
-    body: Body
+    body: Whole
     flags: U16 = 0
     floor: U63 = 0
     headers: Headers | None = None
@@ -279,7 +284,7 @@ class Reply(_Wire, tag=33):
     node: Node
     session: U63
     seq: U63
-    body: Body
+    body: Whole
     headers: Headers | None = None
     size: U63 = 0
     stream: U63 = 0

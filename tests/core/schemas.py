@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from mesh.core import records
-from mesh.core.records import Record
+from mesh.core.records import BODY_INLINE_MAX, Record
 
 RECORDS: tuple[type, ...] = get_args(Record)
 """Every record, in the order of the union."""
@@ -56,7 +56,7 @@ def greatest(kind: inspect.Type) -> Any:
         case inspect.StrType():
             return "ü" * (kind.max_length or 0)
         case inspect.BytesType():
-            return b"x" * (kind.max_length or 0)
+            return b"x" * min(kind.max_length or 0, BODY_INLINE_MAX)
         case inspect.ListType():
             return [greatest(kind.item_type)] * (kind.max_length or 0)
         case inspect.TupleType():
@@ -78,7 +78,7 @@ def beyond(kind: inspect.Type) -> Iterator[Any]:
         case inspect.StrType():
             yield "x" * ((kind.max_length or 0) + 1)
         case inspect.BytesType():
-            yield b"x" * ((kind.max_length or 0) + 1)
+            yield b"x" * (min(kind.max_length or 0, BODY_INLINE_MAX) + 1)
         case inspect.ListType():
             yield [least(kind.item_type)] * ((kind.max_length or 0) + 1)
             yield from ([item] for item in beyond(kind.item_type))

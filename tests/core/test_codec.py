@@ -149,6 +149,15 @@ def test_no_single_record_is_longer_than_a_frame() -> None:
         assert [longest] == decode(data).records
 
 
+@pytest.mark.parametrize("record", [Request(0, 0, "t", "", 1, b""), Reply("a", 1, 2, b"")])
+def test_a_body_over_what_a_record_may_bring_is_named(record: Request | Reply) -> None:
+    record.body = bytes(BODY_INLINE_MAX)
+    assert [Ping(1), record] == decode(encode(0, [Ping(1), record])).records
+    record.body = bytes(BODY_INLINE_MAX + 1)
+    with pytest.raises(ProtocolError, match="a body of 1048577 bytes in record 1, where over 1048576 travel in chunks"):
+        decode(encode(0, [Ping(1), record]))
+
+
 def test_a_request_weighs_its_body_but_a_chunked_one_only_its_first_chunk() -> None:
     small, large = (Request(0, 0, "t", "", 1, bytes(size)) for size in (100, 5_000))
     assert (228, 4_224) == (weight(small, 4_096), weight(large, 4_096))

@@ -3,6 +3,7 @@
 import pytest
 
 from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
+from mesh.core.chunks import Chunker
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
 from mesh.core.effects import CloseLink, Note, OpenLink, Stop, Watch
@@ -664,6 +665,17 @@ def test_a_copy_shares_nothing_with_its_node() -> None:
     twin.link_lost(1, "reset", 1.0)
     assert [1] == list(one.state.peers.links)
     assert_quiescent(one)
+
+
+def test_a_copy_keeps_bodies_that_came_in_chunks() -> None:
+    one = lone_node()
+    request = Request(int(Kind.CALL), 0, "orders", "", 60_000, b"x" * (3 << 20), Flag.WAIT)
+    chunker = Chunker(in_flight_max=100)
+    announcement, chunks = chunker.split(request)
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_data(conn, encode(0, [AppHello(0, 0, 11, 1, "shell"), announcement, *chunks]), 1.0)
+    (entry,) = one.copy().state.outbox.entries.values()
+    assert request.body == entry.request.body
 
 
 @pytest.mark.parametrize("persistent", [True, False])
