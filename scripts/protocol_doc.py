@@ -51,6 +51,8 @@ EXAMPLES: list[R.Record] = [
     R.Keep(True),
     R.Goodbye("idle"),
     R.Credit(10_240, 20_971_520),
+    R.DialBack(),
+    R.DialledBack("10.0.0.1:7000", False, "no connection within 2 s"),
     R.AppHello(0, 0, 17, 1, "web"),
     R.AppWelcome(0, "prod", "a", 1001, 1000, 67108864, 262144, 2, 10000, 67108864, 65536, 3600000, 5000),
     R.Serve("orders", "b-1", 4, 256),

@@ -32,6 +32,7 @@ from mesh.config import Config
 from mesh.core import notes
 from mesh.core.catalogue import AgentEntry
 from mesh.core.effects import (
+    Claim,
     CloseApp,
     CloseLink,
     Level,
@@ -116,6 +117,7 @@ class Reactor:
             inherited.data_dir,
             in_thread if config.matchmaker_kind == "sqlite" else in_place,
             self._snapshot,
+            self._namesakes,
             note,
         )
         self.timer = self.loop.timer(0.0)
@@ -126,6 +128,7 @@ class Reactor:
             Watch: lambda effect: self.watcher.watch(effect.topic, fresh=effect.fresh),
             Unwatch: lambda effect: self.watcher.unwatch(effect.topic),
             Register: lambda effect: self.watcher.register(effect.instance),
+            Claim: lambda _: self.watcher.claim(),
             Renew: lambda effect: self.watcher.renew(effect.instance, effect.health, effect.text),
             Withdraw: lambda effect: self.watcher.withdraw(effect.instance),
             Note: lambda effect: self.note(effect.name, effect.level, **effect.facts),
@@ -224,6 +227,10 @@ class Reactor:
 
     def _snapshot(self, snapshot: Any) -> None:
         self.node.snapshot(snapshot, self.clock())
+        self._flush_soon()
+
+    def _namesakes(self, entries: Any) -> None:
+        self.node.namesakes(entries, self.clock())
         self._flush_soon()
 
     def _tick(self) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,7 +50,10 @@ DIRECTORY_BYTES_MAX = 16 << 20
 WITHDRAW_S = 1.0
 """How long the last word to a matchmaker may take."""
 
-REGISTRATION = "registration"
+NAMESAKES_REFRESHES = 6
+"""After so many refreshes it is looked again who else is registered under this node's id."""
+
+REGISTRATION, NAMESAKES = "registration", "node id"
 """What is done beside watching topics, where it fails."""
 
 _Result = TypeVar("_Result")
@@ -78,7 +81,8 @@ class Watcher:
     """Keeps one agent and its instances registered and its topics watched.
 
     ``run`` runs the matchmaker's short verbs, in a thread of its own if they block the process; ``watch`` never does.
-    ``told`` gets every snapshot.
+    ``told`` gets every snapshot, ``namesakes`` the agents that are registered under the same node id: nothing is
+    registered until the answer to that is `claim`.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Watcher:
         data_dir: Path,
         run: Callable[..., Any],
         told: Callable[[Snapshot], None],
+        namesakes: Callable[[Sequence[AgentEntry]], None],
         note: Callable[..., None],
     ) -> None:
         self.matchmaker = matchmaker
@@ -97,10 +102,15 @@ class Watcher:
         self.fleet = fleet
         self.run = run
         self.told = told
+        self.namesakes = namesakes
         self.note = note
         self.path = data_dir / "directory.msgpack"
         self.agent = agent
-        self.kept: dict[str | tuple[TopicKey, InstanceKey], _Kept] = {agent.node: _Kept(agent)}
+        self.own = _Kept(agent)
+        self.kept: dict[str | tuple[TopicKey, InstanceKey], _Kept] = {agent.node: self.own}
+        self.claimed = Event()
+        self.look = Event()
+        self.others: Sequence[AgentEntry] = ()
         self.withdrawn: list[Entry] = []
         self.watches: dict[TopicKey, gevent.Greenlet] = {}
         self.latest: dict[TopicKey, Snapshot] = {}
@@ -114,12 +124,13 @@ class Watcher:
 
     def start(self) -> None:
         """Begin to register and to save."""
-        self.greenlets = [gevent.spawn(self._keep_registered), gevent.spawn(self._keep_saved)]
+        activities = (self._keep_claimed, self._keep_registered, self._keep_saved)
+        self.greenlets = [gevent.spawn(activity) for activity in activities]
 
     def stop(self, *, withdraw: bool) -> None:
         """End. ``withdraw``: take the agent and all its instances back first, if the matchmaker takes that in time."""
         gevent.killall([*self.greenlets, *self.watches.values()], block=False)
-        if withdraw:
+        if withdraw and self.own.registered:
             with contextlib.suppress(MatchmakerError), gevent.Timeout(WITHDRAW_S, exception=False):
                 self.run(self.matchmaker.withdraw, self.agent)
         if self.save.is_set():
@@ -127,6 +138,14 @@ class Watcher:
         self.matchmaker.close()
 
     # What the node wants
+
+    def claim(self) -> None:
+        """Nobody else lives by this node's id: register the agent, again if another was registered in its place."""
+        if self.others:
+            self.own.registered = False
+        self.own.due = 0.0
+        self.claimed.set()
+        self.work.set()
 
     def register(self, instance: Instance) -> None:
         """Keep an instance registered from now on."""
@@ -176,8 +195,18 @@ class Watcher:
 
     # Registration
 
+    def _keep_claimed(self) -> None:
+        """Have it asked, before this agent is registered and now and then, whether its node id is its alone."""
+        while True:
+            self.look.clear()
+            found = self._patiently(NAMESAKES, lambda _: self.run(self.matchmaker.agents, self.agent.node))
+            self.others = [agent for agent in found if agent != self.agent]
+            self.namesakes(self.others)
+            self.look.wait(NAMESAKES_REFRESHES * self.options.refresh_s)
+
     def _keep_registered(self) -> None:
         while True:
+            self.claimed.wait()
             self.work.clear()
             self._patiently(REGISTRATION, lambda _: self._reconcile())
             self.work.wait(max(0.0, min(kept.due for kept in self.kept.values()) - time.monotonic()))
@@ -190,19 +219,24 @@ class Watcher:
         now = time.monotonic()
         due = sorted((item for item in self.kept.items() if item[1].due <= now), key=lambda item: item[1].due)
         for key, kept in due:
-            if self.kept.get(key) is kept:
+            if self.kept.get(key) is kept and self.claimed.is_set():
                 kept.due = now
                 self._say(kept)
                 if kept.due == now:
                     kept.due = now + self.options.refresh_s
 
     def _say(self, kept: _Kept) -> None:
-        """Renew an entry; register it if it is new or was forgotten."""
+        """Renew an entry; register it if it is new or was forgotten, the agent's own not before it is claimed anew."""
         health, text = kept.health, kept.text
-        if kept.registered and self.run(self.matchmaker.renew, kept.entry, health, text):
-            return
         if kept.registered:
+            if self.run(self.matchmaker.renew, kept.entry, health, text):
+                return
             self.note(ENTRY_REPAIRED, entry=str(kept.entry)[:200])
+            if kept is self.own:
+                kept.registered = False
+                self.claimed.clear()
+                self.look.set()
+                return
         self.run(self.matchmaker.register, kept.entry)
         kept.registered = True
         if health is not Health.PASSING:

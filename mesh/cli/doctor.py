@@ -20,7 +20,16 @@ from mesh.errors import ConfigError, MeshError
 if TYPE_CHECKING:
     from mesh.config import Config
 
-__all__ = ["Finding", "check_clock", "check_descriptors", "check_matchmaker", "check_port", "check_socket", "doctor"]
+__all__ = [
+    "Finding",
+    "check_clock",
+    "check_descriptors",
+    "check_dial_back",
+    "check_matchmaker",
+    "check_port",
+    "check_socket",
+    "doctor",
+]
 
 Status = Mapping[str, Any]
 
@@ -30,6 +39,9 @@ EPOCH_LEAST_S = 1_700_000_000
 AHEAD_MAX_S = 60.0
 LAG_MAX_MS = 250.0
 DIAL_S = 2.0
+DIAL_BACK_S = 10.0
+"""How long a peer has to dial this agent and to say what came of it."""
+
 ZMTP_SIGNATURE = b"\xff"
 """The first byte that any ZeroMQ port says."""
 
@@ -55,7 +67,10 @@ class Finding(NamedTuple):
 @json_option
 @socket_option
 def doctor(path: Path | None, timeout_s: float, as_json: bool, socket: str | None) -> int:
-    """Check socket, permissions, agent, clock, open files, matchmaker and ports; exit with 1 if anything fails."""
+    """Check socket, permissions, agent, clock, open files, matchmaker and ports; exit with 1 if anything fails.
+
+    A peer to which there is a link is asked to dial this agent back.
+    """
     findings = []
     for finding in _examine(path, socket, timeout_s):
         findings.append(finding)
@@ -94,6 +109,7 @@ def _examine(path: Path | None, socket: str | None, timeout_s: float) -> Iterato
     yield check_matchmaker(status) if status and "matchmaker" in status else _try_matchmaker(config)
     if status:
         yield check_port(status["endpoint"], _dial(status["endpoint"]))
+        yield _ask_peer(socket, status)
 
 
 # Configuration and socket
@@ -248,3 +264,29 @@ def check_port(endpoint: str, problem: str) -> Finding:
     if endpoint.startswith(("127.", "[::1]")):
         return Finding("ok", "port", f"{endpoint} is answered; only agents of this machine reach it")
     return Finding("ok", "port", f"{endpoint} is answered, as dialled from here")
+
+
+def _ask_peer(socket: str | None, status: Status) -> Finding:
+    """Have a peer dial the agent."""
+    if not status["links"]:
+        advice = "look again while there is a link, as while `mesh call` waits for another machine's reply"
+        return Finding("ok", "dial back", f"not tried: no peer is linked with {status['node']} now", advice)
+    try:
+        with connected(socket, timeout_s=DIAL_S) as client:
+            return check_dial_back(client.query("dial_back", timeout_s=DIAL_BACK_S))
+    except MeshError as error:
+        return Finding("warn", "dial back", f"no peer could be asked: {error}", "try it again")
+
+
+def check_dial_back(answer: Mapping[str, Any]) -> Finding:
+    """Judge what a peer says of dialling this agent."""
+    peer, address, text = answer["peer"], answer["address"], answer["text"]
+    if answer["reached"]:
+        return Finding("ok", "dial back", f"{peer} reaches this agent at {address}")
+    port = address.rpartition(":")[2]
+    if "you meant" in text or "fleet" in text:
+        advice = "another agent answers there: mend advertise, or where NAT leads that address and advertise_port"
+    else:
+        advice = f"let TCP port {port} in at this machine's firewall and those on the way; behind NAT set advertise and"
+        advice += " advertise_port to what leads here"
+    return Finding("fail", "dial back", f"{peer} does not reach this agent at {address}: {text}", advice)

@@ -14,6 +14,7 @@ from mesh.core.calling import Calling
 from mesh.core.codec import Batch, decode
 from mesh.core.context import SEQS_MAX, Act, Context
 from mesh.core.effects import CloseApp, Level
+from mesh.core.probing import DIAL_BACK, Probing
 from mesh.core.ranges import expand
 from mesh.core.records import (
     BODY_INLINE_MAX,
@@ -61,13 +62,16 @@ REACHED_MAX = 65_536
 class AppHop:
     """The connections of local apps."""
 
-    def __init__(self, context: Context, calling: Calling, recovery: Recovery, serving: Serving, act: Act) -> None:
+    def __init__(
+        self, context: Context, calling: Calling, recovery: Recovery, serving: Serving, probing: Probing, act: Act
+    ) -> None:
         self.context = context
         self.state = context.state
         self.options = context.options
         self.calling = calling
         self.recovery = recovery
         self.serving = serving
+        self.probing = probing
         self.act = act
         self.verbs: dict[type, Callable[[App, Any, float], None]] = {
             Request: self._request,
@@ -300,8 +304,11 @@ class AppHop:
 
     def _query(self, app: App, query: Query, now: float) -> None:
         report = REPORTS.get(query.what)
-        if report is None:
-            text = f"this agent does not know {query.what!r}; it knows {', '.join(sorted(REPORTS))}"
+        if query.what == DIAL_BACK:
+            self.probing.ask(app, query, now)
+        elif report is None:
+            known = ", ".join(sorted([*REPORTS, DIAL_BACK]))
+            text = f"this agent does not know {query.what!r}; it knows {known}"
             self.context.tell(app, Report(query.seq, False, text.encode()))
         else:
             body = report(self.state, self.options, self.context.facts, query.arguments or {}, now)

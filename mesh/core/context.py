@@ -21,6 +21,7 @@ from mesh.core.liveness import LivenessOptions
 from mesh.core.outbox import Key, Outbox, OutboxOptions
 from mesh.core.peers import Change, Peers
 from mesh.core.pool import Action, Pool, PoolOptions
+from mesh.core.probe import Probes
 from mesh.core.records import Ask, Failure, Record, Refuse, Reply, Request, Status
 from mesh.core.rng import Rng
 from mesh.core.router import RouterOptions
@@ -72,6 +73,7 @@ class State(Struct):
     directory: Directory
     heats: Heats = field(default_factory=Heats)
     pool: Pool = field(default_factory=Pool)
+    probes: Probes = field(default_factory=Probes)
     outbox: Outbox = field(default_factory=Outbox)
     fans: dict[Key, Fan] = field(default_factory=dict)
     inbox: Inbox = field(default_factory=Inbox)

@@ -12,6 +12,7 @@ from mesh.core.catalogue import Health, Instance
 from mesh.types import TopicKey
 
 __all__ = [
+    "Claim",
     "CloseApp",
     "CloseLink",
     "Effect",
@@ -70,6 +71,10 @@ class Register(Struct, frozen=True, tag=True):
     instance: Instance
 
 
+class Claim(Struct, frozen=True, tag=True):
+    """Nobody else lives by this node's id: enter the agent with the matchmaker, in place of whoever was entered."""
+
+
 class Renew(Struct, frozen=True, tag=True):
     """From now on renew this local instance with another health."""
 
@@ -109,4 +114,4 @@ class Note(Struct, frozen=True, tag=True):
     facts: dict[str, str | int | float]
 
 
-Effect = OpenLink | CloseLink | CloseApp | Watch | Unwatch | Register | Renew | Withdraw | Stop | Note
+Effect = OpenLink | CloseLink | CloseApp | Watch | Unwatch | Register | Claim | Renew | Withdraw | Stop | Note

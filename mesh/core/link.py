@@ -29,6 +29,7 @@ from msgspec import Meta, Struct, field
 from mesh.core.chunks import Chunker
 from mesh.core.liveness import Liveness, LivenessOptions
 from mesh.core.records import BODY_BYTES_MAX, PROTOCOL_MINOR, Goodbye, Hello, Record, Refuse, RefuseReason, Welcome
+from mesh.types import Endpoint
 
 __all__ = [
     "TRANSITIONS",
@@ -307,11 +308,13 @@ def judge_hello(
         return _refuse(RefuseReason.NOT_ME, f"you meant {hello.meant!r}, this is {node!r}")
     if hello.node == node:
         greater = max(incarnation, hello.incarnation)
-        text = f"this is {node!r} too: two agents have one node id"
+        text = f"two agents have the node id {node!r}: this one, and the one at {Endpoint(hello.host, hello.port)}"
         return _refuse(RefuseReason.DUPLICATE_NODE, text, greater)
     past = _of_the_past(hello, seen)
     if past is not None:
         return Judgement(Ruling.REFUSE, past)
+    if hello.probe:
+        return _refuse(RefuseReason.REACHED, f"this is {node!r}")
     if incumbent is not None and incumbent.incarnation != hello.incarnation:
         return CHALLENGE
     if own_dial is not None and own_dial.phase is Phase.GREETING and node < hello.node:

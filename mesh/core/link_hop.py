@@ -14,6 +14,7 @@ from mesh.core.context import Act, Carry, Context
 from mesh.core.effects import Level
 from mesh.core.link import Link, Phase
 from mesh.core.peers import Refused
+from mesh.core.probing import Probing
 from mesh.core.records import (
     Answer,
     Ask,
@@ -21,6 +22,8 @@ from mesh.core.records import (
     Chunk,
     ChunkAck,
     Credit,
+    DialBack,
+    DialledBack,
     Failure,
     GiveBack,
     Goodbye,
@@ -50,7 +53,14 @@ class LinkHop:
     """The connections of other agents."""
 
     def __init__(
-        self, context: Context, calling: Calling, recovery: Recovery, serving: Serving, act: Act, change: Carry
+        self,
+        context: Context,
+        calling: Calling,
+        recovery: Recovery,
+        serving: Serving,
+        probing: Probing,
+        act: Act,
+        change: Carry,
     ) -> None:
         self.context = context
         self.state = context.state
@@ -58,6 +68,7 @@ class LinkHop:
         self.calling = calling
         self.recovery = recovery
         self.serving = serving
+        self.probing = probing
         self.act = act
         self.change = change
         self.verbs: dict[type, Callable[[Link, Any, float], None]] = {
@@ -77,6 +88,8 @@ class LinkHop:
             Ping: self._ping,
             Pong: self._pong,
             Goodbye: self._goodbye,
+            DialBack: self._dial_back,
+            DialledBack: self._dialled_back,
             Refuse: self._refuse,
         }
 
@@ -84,6 +97,7 @@ class LinkHop:
         """One message arrived on a link."""
         link = self.state.peers.links.get(conn)
         if link is None:
+            self.probing.data(conn, data)
             return
         link.bytes_in += len(data)
         try:
@@ -120,6 +134,12 @@ class LinkHop:
             self._refuse(link, record, now)
         elif link.phase is not Phase.CLOSED:
             raise ProtocolError(f"{type(record).__name__} came while the link was {link.phase.name}")
+
+    def _dial_back(self, link: Link, record: DialBack, now: float) -> None:
+        self.probing.asked(link)
+
+    def _dialled_back(self, link: Link, record: DialledBack, now: float) -> None:
+        self.probing.dialled_back(link, record)
 
     def _refuse(self, link: Link, refuse: Refuse, now: float) -> None:
         self.change(self.state.peers.refused(link, refuse, now), now)

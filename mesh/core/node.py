@@ -25,7 +25,7 @@ from msgspec import msgpack
 from mesh.core import notes
 from mesh.core.app_hop import AppHop
 from mesh.core.calling import Calling
-from mesh.core.catalogue import Snapshot
+from mesh.core.catalogue import AgentEntry, Snapshot
 from mesh.core.codec import encode_split
 from mesh.core.context import Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
@@ -36,6 +36,7 @@ from mesh.core.link import Link, Phase
 from mesh.core.link_hop import LinkHop
 from mesh.core.peers import Change, Closed, Identity, Opened, Peers, Refused
 from mesh.core.pool import Action, Dial
+from mesh.core.probing import EXIT_DUPLICATE, Probing
 from mesh.core.ranges import to_ranges
 from mesh.core.records import (
     Accepted,
@@ -62,9 +63,6 @@ __all__ = ["Node", "Output"]
 EXIT_RESTART = 77
 """Exit status: start me again, with a greater incarnation."""
 
-EXIT_DUPLICATE = 78
-"""Exit status: another agent has this node id; starting again would only evict it."""
-
 FAREWELL_S = 1.0
 """How long a refused connection stays open for its reason to arrive."""
 
@@ -73,6 +71,13 @@ SWEEP_S = 5.0
 
 CALLER_IDLE_S = 60.0
 """How long the floor of a silent calling session is kept."""
+
+_REFUSALS = {
+    int(RefuseReason.DUPLICATE_NODE): (notes.DUPLICATE_NODE, Level.ERROR),
+    int(RefuseReason.BUSY): (notes.LINK_REFUSED, Level.INFO),
+    int(RefuseReason.REACHED): (notes.PROBED, Level.INFO),
+}
+"""Refusals that are told under another name, or less loudly."""
 
 
 class Output(NamedTuple):
@@ -101,8 +106,10 @@ class Node:
         self.calling = Calling(self.context)
         self.recovery = Recovery(self.context, self.calling)
         self.serving = Serving(self.context)
-        self.apps = AppHop(self.context, self.calling, self.recovery, self.serving, self._act)
-        self.links = LinkHop(self.context, self.calling, self.recovery, self.serving, self._act, self._change)
+        self.probing = Probing(self.context)
+        parts = (self.context, self.calling, self.recovery, self.serving, self.probing)
+        self.apps = AppHop(*parts, self._act)
+        self.links = LinkHop(*parts, self._act, self._change)
 
     @classmethod
     def restored(cls, state: State, options: NodeOptions) -> "Node":
@@ -153,6 +160,7 @@ class Node:
     def link_connected(self, conn: int, now: float) -> None:
         """A dial reached somebody."""
         self.state.peers.connected(conn, now)
+        self.probing.connected(conn, now)
 
     def link_data(self, conn: int, data: bytes | memoryview, now: float) -> None:
         """One message arrived on a link."""
@@ -162,6 +170,7 @@ class Node:
     def link_lost(self, conn: int, reason: str, now: float) -> None:
         """A connection is gone, or a dial failed."""
         self._change(self.state.peers.lost(conn, reason, now), now)
+        self.probing.lost(conn, reason)
         self._loop_back(now)
 
     # The matchmaker
@@ -178,6 +187,10 @@ class Node:
         elif view is not None:
             self._act(self.calling.topic_changed(snapshot.topic, now), now)
             self._loop_back(now)
+
+    def namesakes(self, entries: Iterable[AgentEntry], now: float) -> None:
+        """The matchmaker says which agents but this one are entered under this node's id; `Claim` may follow."""
+        self.probing.namesakes(entries, now)
 
     # Time
 
@@ -197,11 +210,13 @@ class Node:
         lag_s = now - state.due_at if state.due_at else 0.0
         if lag_s > self.options.liveness.heartbeat_s / 2:
             state.peers.lagged(lag_s)
+            self.probing.lagged(lag_s)
             self.context.note(notes.LAGGED, Level.WARNING, lag_s=round(lag_s, 3))
         state.ticked_at, state.due_at = now, 0.0
         self._act(self.recovery.tick(now), now)
         self.serving.tick(now)
         self.apps.tick(now)
+        self.probing.tick(now)
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
             self._fold_heat(now)
             self._act(self.recovery.probe(now), now)
@@ -341,8 +356,7 @@ class Node:
         """A connection was turned away, by us or by them."""
         reason, text = refused.refuse.reason, refused.refuse.text
         is_duplicate = reason == RefuseReason.DUPLICATE_NODE
-        level = Level.ERROR if is_duplicate else Level.INFO if reason == RefuseReason.BUSY else Level.WARNING
-        name = notes.DUPLICATE_NODE if is_duplicate else notes.LINK_REFUSED
+        name, level = _REFUSALS.get(reason, (notes.LINK_REFUSED, Level.WARNING))
         self.context.note(name, level, peer=refused.node, by_us=int(refused.by_us), why=text)
         self.context.effects.append(CloseLink(refused.conn, FAREWELL_S))
         if refused.by_us:

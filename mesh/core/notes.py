@@ -19,6 +19,8 @@ __all__ = [
     "LINK_MALFORMED",
     "LINK_OPENED",
     "LINK_REFUSED",
+    "NAMESAKE_SILENT",
+    "PROBED",
     "SERVICE_ENDED",
     "SERVICE_STARTED",
     "TOPIC_COLD",
@@ -44,6 +46,8 @@ LINK_LOST = "link_lost"
 LINK_MALFORMED = "link_malformed"
 LINK_OPENED = "link_opened"
 LINK_REFUSED = "link_refused"
+NAMESAKE_SILENT = "namesake_silent"
+PROBED = "probed"
 SERVICE_ENDED = "service_ended"
 SERVICE_STARTED = "service_started"
 TOPIC_COLD = "topic_cold"

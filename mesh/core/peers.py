@@ -194,18 +194,22 @@ class Peers(Struct):
         if link is None or link.phase is not Phase.DIALLING:
             return
         advance(link, Event.CONNECTED, now)
-        me, terms, options = self.identity, self.terms, self.options
         seen = self.peer(link.peer).seen
         seen.own_no += 1
         link.own_no = seen.own_no
-        hello = Hello(
+        self.say(link, self.greeting(link.peer, link.own_no))
+
+    def greeting(self, meant: str, link_no: int, *, probe: bool = False) -> Hello:
+        """Return the HELLO that says who we are."""
+        me, terms, options = self.identity, self.terms, self.options
+        return Hello(
             protocol_min=0,
             protocol_max=PROTOCOL_MINOR,
             fleet=me.fleet,
             node=me.node,
             incarnation=me.incarnation,
-            link_no=link.own_no,
-            meant=link.peer,
+            link_no=link_no,
+            meant=meant,
             host=me.endpoint.host,
             port=me.endpoint.port,
             heartbeat_ms=round(terms.heartbeat_s * 1000),
@@ -217,8 +221,8 @@ class Peers(Struct):
             credit_bytes=options.credit_bytes,
             draining=self.draining,
             certificate=me.certificate,
+            probe=probe,
         )
-        self.say(link, hello)
 
     def lost(self, conn: int, reason: str, now: float) -> list[Change]:
         """A connection is gone, or never came to be; a held HELLO of the same peer may take its place."""
@@ -420,7 +424,7 @@ class Peers(Struct):
         peer = self.peers[link.peer]
         if peer.challenged is None or pong.stamp < peer.challenged or peer.held is None:
             return []
-        text = f"{peer.node!r} is alive on another link: two agents have one node id"
+        text = f"two agents have the node id {peer.node!r}: you, and one that is alive at {peer.endpoint}"
         refuse = Refuse(int(RefuseReason.DUPLICATE_NODE), text, link.incarnation)
         return [self.refuse(self.links[peer.held], peer.node, refuse, now)]
 

@@ -35,6 +35,8 @@ __all__ = [
     "Chunk",
     "ChunkAck",
     "Credit",
+    "DialBack",
+    "DialledBack",
     "Failure",
     "Flag",
     "Floor",
@@ -98,7 +100,8 @@ class _Wire(Struct, array_like=True, gc=False):
 
 
 class Hello(_Wire, tag=1):
-    """Dialler → accepter, first on a link. ``meant`` is the node the dialler expects to find there."""
+    """Dialler → accepter, first on a link. ``meant`` is the node the dialler expects to find there. A ``probe`` wants
+    no link: the accepter judges it likewise, and says REFUSE with REACHED in place of WELCOME."""
 
     protocol_min: U16
     protocol_max: U16
@@ -119,6 +122,7 @@ class Hello(_Wire, tag=1):
     persistent: bool = False
     draining: bool = False
     certificate: Blob = b""
+    probe: bool = False
 
 
 class Welcome(_Wire, tag=2):
@@ -178,6 +182,18 @@ class Credit(_Wire, tag=8):
 
     records: U63
     bytes: U63
+
+
+class DialBack(_Wire, tag=9):
+    """Peer hop: please dial the address that my HELLO, or the catalogue, says of me, and tell me what came of it."""
+
+
+class DialledBack(_Wire, tag=10):
+    """The answer to DIAL_BACK: which address was dialled, and whether its sender was found there; ``text``: why not."""
+
+    address: Text
+    reached: bool
+    text: Text = ""
 
 
 class AppHello(_Wire, tag=16):
@@ -443,6 +459,8 @@ Record = (
     | Keep
     | Goodbye
     | Credit
+    | DialBack
+    | DialledBack
     | AppHello
     | AppWelcome
     | Serve

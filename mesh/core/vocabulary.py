@@ -38,7 +38,7 @@ class Status(enum.IntEnum):
 
 
 class RefuseReason(enum.IntEnum):
-    """Why a connection was refused at its HELLO."""
+    """Why a connection was refused at its HELLO. REACHED: it only asked who is here, and this is who was meant."""
 
     PROTOCOL = 1
     FLEET = 2
@@ -50,6 +50,7 @@ class RefuseReason(enum.IntEnum):
     SECURITY = 8
     STALE_CONNECTION = 9
     MALFORMED = 10
+    REACHED = 11
 
 
 class Verdict(enum.IntEnum):

@@ -33,7 +33,8 @@ class Matchmaker(Protocol):
         It is PASSING then, an updated one too: renew it at once if it is not."""
 
     def renew(self, entry: Entry, health: Health, text: str) -> bool:
-        """Refresh the entry's TTL with its health and the reason for it. False: it is unknown there, register again."""
+        """Refresh the entry's TTL with its health and the reason for it. False: it is unknown there, or another has
+        been registered in its place where that shows; register again."""
 
     def withdraw(self, entry: Entry) -> None:
         """Remove an entry, an agent's with all instances of its node; one that is not there is no error."""
@@ -43,8 +44,9 @@ class Matchmaker(Protocol):
         ``wait_s``. An instance is in it when both its own entry and its agent's are within their TTL and not CRITICAL;
         its ``agent`` is as it was registered with the instance."""
 
-    def agents(self) -> Sequence[AgentEntry]:
-        """Return the agents of the fleet that are within their TTL and not CRITICAL, sorted by node."""
+    def agents(self, node: str = "") -> Sequence[AgentEntry]:
+        """Return the agents of the fleet that are within their TTL and not CRITICAL, sorted by node and incarnation:
+        all, or those with one node id. Two with one node id are told where both can be registered."""
 
     def close(self) -> None:
         """Let go of connections; a ``watch`` that waits ends soon, with MatchmakerError, as later verbs do."""

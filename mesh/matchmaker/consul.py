@@ -136,15 +136,14 @@ class ConsulMatchmaker:
                 return found
             time.sleep(min(PAUSE_S, left))
 
-    def agents(self) -> Sequence[AgentEntry]:
-        rows = self._api.instances(agent_service(self._fleet)).rows
-        if all(row.service.id != self._own_agent for row in rows):
+    def agents(self, node: str = "") -> Sequence[AgentEntry]:
+        service = agent_service(self._fleet)
+        id = service_id(service, node) if node else ""
+        rows = self._api.instances(service, id=id).rows
+        if id != self._own_agent and all(row.service.id != self._own_agent for row in rows):
             self._witness()
-        latest: dict[str, AgentEntry] = {}
         found = [_agent(row.service, meta) for row, meta in self._ours(rows, TopicKey("", ""))]
-        for agent in sorted(found, key=lambda agent: (agent.node, agent.incarnation)):
-            latest[agent.node] = agent
-        return list(latest.values())
+        return sorted(found, key=lambda agent: (agent.node, agent.incarnation))
 
     def close(self) -> None:
         self._api.close()

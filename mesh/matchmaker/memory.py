@@ -68,9 +68,10 @@ class MemoryMatchmaker:
         with self._catalogue.changed:
             self._check_open()
             held = self._catalogue.alive(self._key(entry))
-            if held:
-                self._catalogue.put(self._key(entry), held.entry, health)
-            return held is not None
+            if held is None or held.entry != entry:
+                return False
+            self._catalogue.put(self._key(entry), entry, health)
+            return True
 
     def withdraw(self, entry: Entry) -> None:
         with self._catalogue.changed:
@@ -92,11 +93,12 @@ class MemoryMatchmaker:
                     return seen
                 self._catalogue.changed.wait(min(left, POLL_S))
 
-    def agents(self) -> Sequence[AgentEntry]:
+    def agents(self, node: str = "") -> Sequence[AgentEntry]:
         with self._catalogue.changed:
             self._check_open()
             entries = (held.entry for held in self._alive() if held.health != Health.CRITICAL)
-            return sorted((entry for entry in entries if isinstance(entry, AgentEntry)), key=lambda agent: agent.node)
+            found = [e for e in entries if isinstance(e, AgentEntry) and node in ("", e.node)]
+            return sorted(found, key=lambda agent: agent.node)
 
     def close(self) -> None:
         with self._catalogue.changed:

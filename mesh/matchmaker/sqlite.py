@@ -51,8 +51,11 @@ _KEY = "topic = :topic AND namespace = :namespace AND node = :node AND server = 
 _ALIVE = "boot = :boot AND expires > :now"
 _REGISTER = """INSERT OR REPLACE INTO entry
     VALUES (:topic, :namespace, :node, :server, :session, :boot, :expires, :health, '', :body)"""
-_RENEW = f"UPDATE entry SET expires = :expires, health = :health, text = :text WHERE {_KEY} AND {_ALIVE}"
-_AGENTS = f"SELECT body FROM entry WHERE topic = '' AND {_ALIVE} AND health <> :critical ORDER BY node"
+_RENEW = (
+    f"UPDATE entry SET expires = :expires, health = :health, text = :text WHERE {_KEY} AND body = :body AND {_ALIVE}"
+)
+_AGENTS = f"""SELECT body FROM entry WHERE topic = '' AND {_ALIVE} AND health <> :critical
+    AND (:node = '' OR node = :node) ORDER BY node"""
 _WATCH = f"""SELECT i.body, i.health, min(i.expires, a.expires)
     FROM (SELECT * FROM entry WHERE topic = :topic AND namespace = :namespace AND {_ALIVE} AND health <> :critical) AS i
     JOIN (SELECT * FROM entry WHERE topic = '' AND {_ALIVE} AND health <> :critical) AS a USING (node)"""
@@ -125,8 +128,10 @@ class SqliteMatchmaker:
             database.execute(_REGISTER, self._values(entry) | {"health": int(Health.PASSING), "body": body})
 
     def renew(self, entry: Entry, health: Health, text: str) -> bool:
+        body = msgspec.msgpack.encode(entry)
         with self._connection() as connection, connection.database as database:
-            cursor = database.execute(_RENEW, self._values(entry) | {"health": int(health), "text": text})
+            values = self._values(entry) | {"health": int(health), "text": text, "body": body}
+            cursor = database.execute(_RENEW, values)
             return cursor.rowcount > 0
 
     def withdraw(self, entry: Entry) -> None:
@@ -148,9 +153,9 @@ class SqliteMatchmaker:
                 time.sleep(min(left, POLL_S))
                 self._poll()
 
-    def agents(self) -> Sequence[AgentEntry]:
+    def agents(self, node: str = "") -> Sequence[AgentEntry]:
         with self._connection() as connection:
-            rows = connection.database.execute(_AGENTS, self._values())
+            rows = connection.database.execute(_AGENTS, self._values() | {"node": node})
             return [_agent_decoder.decode(body) for (body,) in rows]
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from msgspec import Struct, field
 from mesh.core.catalogue import Health, Instance, Snapshot
 from mesh.core.context import NodeOptions
 from mesh.core.effects import (
+    Claim,
     CloseApp,
     CloseLink,
     Effect,
@@ -224,7 +225,7 @@ class World:
             self.say(f"{name} stops with {effect.status}: {effect.reason}")
             self.stopped[name] = effect
             self.kill(name)
-        else:
+        elif not isinstance(effect, Claim):  # no two agents of a world have one name
             self._catalogue(effect)
 
     # The network

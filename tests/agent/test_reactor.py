@@ -32,12 +32,10 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_a_second_agent_with_a_node_id_ends_loudly_and_the_first_serves_on(fleet: Fleet) -> None:
     first, other = fleet.start("twin"), fleet.start("other")
     with first.echo(), other.echo("back"), other.traffic("echo") as traffic:
-        second = fleet.start("twin", name="second")
-        with second.app() as app:
-            app.request("back", b"hello?")
-            assert Exit.CONFIGURATION == second.wait()
+        second = fleet.start("twin", name="second", ready=False)
+        assert Exit.CONFIGURATION == second.wait()
         assert second.noted("duplicate_node", level="error")
-        assert other.noted("duplicate_node", level="error", peer="twin")
+        assert first.noted("duplicate_node", level="error", peer="twin")
         assert 1 == len(second.noted("reactor_started"))
         traffic.flows()
         assert [] == traffic.failures
@@ -50,10 +48,7 @@ def test_a_second_agent_with_a_node_id_ends_loudly_and_the_first_serves_on(fleet
 def test_a_second_agent_leaves_the_firsts_entries_with_the_matchmaker(fleet: Fleet) -> None:
     first, other = fleet.start("twin"), fleet.start("other")
     with first.echo(), other.echo("back"), other.traffic("echo"):
-        second = fleet.start("twin", name="second")
-        with second.app() as app:
-            app.request("back", b"hello?")
-            second.wait()
+        fleet.start("twin", name="second", ready=False).wait()
         third = fleet.start("third")
         with third.traffic("echo") as traffic:
             traffic.flows()

@@ -1,7 +1,7 @@
 """The watcher over a matchmaker that comes, goes, forgets and fails."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,9 @@ class Unsteady:
             gevent.sleep(0.005)
             waited_s += 0.005
 
-    def agents(self) -> list[AgentEntry]:
-        return list(self.steady.agents())
+    def agents(self, node: str = "") -> list[AgentEntry]:
+        self._check()
+        return list(self.steady.agents(node))
 
     def close(self) -> None:
         self.closed = True
@@ -81,6 +82,8 @@ class World:
         self.matchmaker = Unsteady(self.catalogue)
         self.matchmaker.failing = failing
         self.told: list[Snapshot] = []
+        self.namesakes: list[list[AgentEntry]] = []
+        self.claims = True
         self.notes: list[tuple[str, dict[str, Any]]] = []
         self.watcher = Watcher(
             self.matchmaker,
@@ -90,9 +93,15 @@ class World:
             directory,
             lambda verb, *arguments: verb(*arguments),
             self.told.append,
+            self._namesakes,
             self._note,
         )
         self.watcher.start()
+
+    def _namesakes(self, entries: Sequence[AgentEntry]) -> None:
+        self.namesakes.append(list(entries))
+        if self.claims:
+            self.watcher.claim()
 
     def _note(self, name: str, level: int = logging.INFO, **facts: Any) -> None:
         self.notes.append((name, facts))
@@ -135,6 +144,32 @@ def test_a_health_is_told_and_kept_through_a_repair(world: World) -> None:
     world.catalogue.clear()
     until(lambda: world.servers() and health() is Health.MAINTENANCE, "it is repaired with its health")
     assert {"entry_repaired"} == set(world.names())
+
+
+def test_nothing_is_registered_before_the_node_id_is_claimed(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.claims = False
+    other = AgentEntry("a", "127.0.0.2", 1, 6)
+    world.matchmaker.register(other)
+    world.watcher.register(instance())
+    until(lambda: world.namesakes, "who is registered is looked up")
+    gevent.sleep(0.2)
+    assert [other] == world.matchmaker.agents() == world.namesakes[0]
+    world.watcher.claim()
+    until(lambda: world.matchmaker.agents() == [AGENT] and world.servers() == ["s"], "both are registered")
+    world.watcher.stop(withdraw=False)
+
+
+def test_an_agent_that_was_replaced_is_registered_again_only_when_it_has_claimed_its_name_again(world: World) -> None:
+    until(lambda: world.matchmaker.agents() == [AGENT], "the agent is registered")
+    world.claims = False
+    other = AgentEntry("a", "127.0.0.2", 1, 8)
+    world.matchmaker.register(other)
+    until(lambda: [other] in world.namesakes, "it is seen")
+    gevent.sleep(0.2)
+    assert [other] == world.matchmaker.agents()
+    world.watcher.claim()
+    until(lambda: world.matchmaker.agents() == [AGENT], "the agent is registered again")
 
 
 def test_a_matchmaker_that_is_away_is_told_once_and_its_return_too(world: World) -> None:

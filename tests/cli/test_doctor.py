@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mesh.cli.doctor import check_clock, check_descriptors, check_matchmaker, check_port, check_socket
+from mesh.cli.doctor import (
+    check_clock,
+    check_descriptors,
+    check_dial_back,
+    check_matchmaker,
+    check_port,
+    check_socket,
+)
 from tests.cli.fakes import STATUS
 
 NOW_S = STATUS["incarnation"] / 1000 + 3600.0
@@ -93,6 +100,23 @@ def test_a_port_that_does_not_answer_names_the_options_to_look_at() -> None:
     finding = check_port("192.0.2.1:7441", "Connection refused")
     assert "fail" == finding.level
     assert "advertise" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("reached", "text", "level", "advice"),
+    [
+        (True, "", "ok", ""),
+        (False, "no connection within 2 s", "fail", "let TCP port 7441 in"),
+        (False, "you meant 'a', this is 'b'", "fail", "another agent answers there"),
+    ],
+)
+def test_what_a_peer_says_of_dialling_us_is_judged(reached: bool, text: str, level: str, advice: str) -> None:
+    answer = {"peer": "n2", "address": "192.0.2.1:7441", "reached": reached, "text": text}
+    finding = check_dial_back(answer)
+    assert level == finding.level
+    assert "n2" in finding.text
+    assert finding.advice.startswith(advice)
+    assert bool(advice) == bool(finding.advice)
 
 
 def test_a_port_on_loopback_is_well_and_said_to_be_local() -> None:

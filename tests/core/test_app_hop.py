@@ -473,7 +473,7 @@ def test_a_question_that_the_agent_does_not_know_is_told_what_it_knows() -> None
     assert isinstance(too_long, Report)
     assert b"over the 1048576 that a report may have" in too_long.body
     assert [
-        Report(1, False, b"this agent does not know 'weather'; it knows links, status, topics"),
+        Report(1, False, b"this agent does not know 'weather'; it knows dial_back, links, status, topics"),
         Report(2, True, b"[]"),
     ] == reports
 

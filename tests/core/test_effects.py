@@ -9,6 +9,7 @@ from msgspec import msgpack
 from mesh.core import effects
 from mesh.core.catalogue import Health
 from mesh.core.effects import (
+    Claim,
     CloseApp,
     CloseLink,
     Effect,
@@ -31,6 +32,7 @@ EXAMPLES: list[Effect] = [
     Watch(ORDERS, fresh=True),
     Unwatch(ORDERS),
     Register(instance()),
+    Claim(),
     Renew(instance(), Health.MAINTENANCE, "draining"),
     Withdraw(instance()),
     Stop(78, "duplicate"),

@@ -162,8 +162,8 @@ REFUSED = [
     ({"protocol_min": PROTOCOL_MINOR + 1}, RefuseReason.PROTOCOL, 0, "b speaks protocol 1.0 to 1.0, you want 1.1"),
     ({"fleet": "other"}, RefuseReason.FLEET, 0, "b is of fleet 'fleet', you are of 'other'"),
     ({"meant": "c"}, RefuseReason.NOT_ME, 0, "you meant 'c', this is 'b'"),
-    ({"node": "b"}, RefuseReason.DUPLICATE_NODE, 9, "this is 'b' too: two agents have one node id"),
-    ({"node": "b", "incarnation": 12}, RefuseReason.DUPLICATE_NODE, 12, "two agents have one node id"),
+    ({"node": "b"}, RefuseReason.DUPLICATE_NODE, 9, "node id 'b': this one, and the one at host:1"),
+    ({"node": "b", "incarnation": 12}, RefuseReason.DUPLICATE_NODE, 12, "two agents have the node id 'b'"),
     ({"incarnation": 6}, RefuseReason.STALE_INCARNATION, 7, "'a' was seen as incarnation 7, you are 6"),
     ({"link_no": 2}, RefuseReason.STALE_CONNECTION, 0, "link 3 of 'a' came after link 2"),
 ]

@@ -18,6 +18,7 @@ from tests.matchmaker.worlds import (
     SqliteWorld,
     World,
     agent,
+    eventually,
     instance,
     until,
 )
@@ -114,6 +115,27 @@ def test_instances_come_sorted_by_key(world: World) -> None:
             matchmaker.register(instance(at, session, server=server))
     keys = [found.key for found in until(matchmaker, count(6)).instances]
     assert [InstanceKey(node, *rest) for node in "ab" for rest in (("x", 3), ("y", 1), ("y", 2))] == keys
+
+
+def test_an_agent_is_found_by_its_node_id(world: World) -> None:
+    matchmaker = world.matchmaker()
+    for at in (agent("b"), agent("a", 7001)):
+        matchmaker.register(at)
+    eventually(lambda: len(matchmaker.agents()) == 2, "both are found")
+    assert [agent("a", 7001)] == list(matchmaker.agents("a"))
+    assert [] == list(matchmaker.agents("c"))
+    assert ["a", "b"] == [found.node for found in matchmaker.agents()]
+
+
+def test_what_another_agent_has_replaced_is_not_renewed_by_the_first_or_is_seen_by_its_node_id(world: World) -> None:
+    one, two = world.matchmaker(), world.matchmaker()
+    first, second = agent(), agent(port=7999, incarnation=2)
+    one.register(first)
+    two.register(second)
+    eventually(lambda: list(one.agents("node1")) == [second], "the second is found")
+    if not isinstance(world, ConsulWorld):
+        assert not one.renew(first, Health.PASSING, "")
+    assert two.renew(second, Health.PASSING, "")
 
 
 def test_a_restarted_agent_updates_its_entry(world: World) -> None:

@@ -14,7 +14,7 @@ from mesh.matchmaker.sqlite import SqliteMatchmaker, SqliteOptions
 from mesh.types import TopicKey
 from tests.consul_server import ConsulServer
 
-__all__ = ["ORDERS", "ConsulWorld", "MemoryWorld", "SqliteWorld", "World", "agent", "instance", "until"]
+__all__ = ["ORDERS", "ConsulWorld", "MemoryWorld", "SqliteWorld", "World", "agent", "eventually", "instance", "until"]
 
 ORDERS = TopicKey("", "orders")
 SETTLED_S = 20.0
@@ -36,6 +36,14 @@ def until(matchmaker: Matchmaker, wanted: Callable[[Snapshot], bool], topic: Top
         assert time.monotonic() < deadline, f"never as wanted, last: {seen}"
         seen = matchmaker.watch(topic, seen.index, 1.0)
     return seen
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + SETTLED_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.01)
 
 
 class World(Protocol):
