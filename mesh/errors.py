@@ -49,7 +49,7 @@ class ConfigError(MeshError, ValueError):
         self.problems = tuple(problems)
         self.source = source
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
-        super().__init__(f"{source}: {len(self.problems)} problem(s){lines}")
+        super().__init__(f"{source}: {len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}{lines}")
 
 
 class ProtocolError(MeshError, ValueError):

@@ -9,6 +9,7 @@ on SIGTERM to drain and exit 0, however often it comes (the service manager may 
 in `exits`. It must not close or unlink the listeners; it accepts from them, or gives ZeroMQ a dup.
 """
 
+import logging
 import math
 import os
 import select
@@ -145,7 +146,7 @@ def supervise(
         with _hold_all(options, note) as held:
             return _Supervisor(options, run_reactor, note, unix_ms, held).run()
     except Refused as refused:
-        note(SUPERVISOR_REFUSED, problem=str(refused), status=int(refused.status))
+        note(SUPERVISOR_REFUSED, logging.ERROR, problem=str(refused), status=int(refused.status))
         return refused.status
 
 
@@ -296,7 +297,7 @@ class _Supervisor:
                 waiting=lambda: pulse(pulse_fd),
             )
         except Refused as refused:
-            self._note(SUPERVISOR_REFUSED, problem=str(refused), status=int(refused.status))
+            self._note(SUPERVISOR_REFUSED, logging.ERROR, problem=str(refused), status=int(refused.status))
             return refused.status
         return self._run_reactor(Inherited(self._held.app.socket, self._held.links, pulse_fd, incarnation, data_dir))
 

@@ -6,10 +6,10 @@ __all__ = ["completion"]
 
 
 @click.command(short_help="Print a shell completion script.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script of SHELL for this command, by the name it was called with.
+    """Print the completion script of SHELL (bash, zsh or fish) for this command, by the name it was called with.
 
     \b
     bash:  mesh completion bash > ~/.local/share/bash-completion/completions/mesh

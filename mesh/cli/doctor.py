@@ -84,7 +84,8 @@ def doctor(path: Path | None, timeout_s: float, as_json: bool, socket: str | Non
 def _print(finding: Finding) -> None:
     colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.level]
     plain = "NO_COLOR" in os.environ
-    click.echo(f"{finding.level if plain else click.style(finding.level, fg=colour):4}  {finding.what}: {finding.text}")
+    level = f"{finding.level:4}"
+    click.echo(f"{level if plain else click.style(level, fg=colour)}  {finding.what}: {finding.text}")
     if finding.advice:
         click.echo(f"      → {finding.advice}")
 
@@ -269,7 +270,7 @@ def check_port(endpoint: str, problem: str) -> Finding:
 def _ask_peer(socket: str | None, status: Status) -> Finding:
     """Have a peer dial the agent."""
     if not status["links"]:
-        advice = "look again while there is a link, as while `mesh call` waits for another machine's reply"
+        advice = "call what another machine serves, and look again while the link to it is there (`mesh links`)"
         return Finding("ok", "dial back", f"not tried: no peer is linked with {status['node']} now", advice)
     try:
         with connected(socket, timeout_s=DIAL_S) as client:

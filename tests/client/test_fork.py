@@ -50,6 +50,8 @@ PROGRAM = """
 PATCHES = {
     "threads": "pass",
     "gevent": "from gevent import monkey; monkey.patch_all()",
+    # Importing eventlet warns that everybody should leave it.
+    "eventlet": "import warnings; warnings.simplefilter('ignore'); import eventlet; eventlet.monkey_patch()",
 }
 
 

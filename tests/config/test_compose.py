@@ -95,7 +95,7 @@ def test_the_error_names_the_file_and_counts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         configure(tmp_path, TEN_MISTAKES)
     assert str(tmp_path / "mesh.toml") == caught.value.source
-    assert f"{tmp_path / 'mesh.toml'}: 16 problem(s)\n  - preset" in str(caught.value)
+    assert f"{tmp_path / 'mesh.toml'}: 16 problems\n  - preset" in str(caught.value)
 
 
 def test_a_file_of_nothing_but_mistakes_is_reported_within_a_limit(tmp_path: Path) -> None:
