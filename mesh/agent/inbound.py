@@ -9,7 +9,9 @@ ZeroMQ tells little of them, and has no call to end one. So each is known by its
 * A connection is ended by ``shutdown`` on a duplicate of its descriptor, if the address at the other end is still the
   one that was accepted.
 
-Whoever has not been answered by the node is unproven: few of those may be there at once, and not for long.
+Whoever has not been answered by the node is unproven: few of those may be there at once, and not for long. ZeroMQ's
+thread accepts without asking, so that bound is kept at each look. The node never knows of more; the process may hold
+more until the loop's next turn, but never more than its limit of open files, which is `Config.descriptors_needed`.
 """
 
 import os

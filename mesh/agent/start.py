@@ -28,15 +28,16 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"mesh agent: {error}\n")
         return Exit.CONFIGURATION
     logs.configure(logging.getLevelNamesMapping()[config.agent.log_level.upper()], config.agent.log_format)
-    _allow_open_files(config.descriptors_needed)
+    _limit_open_files(config.descriptors_needed)
     return supervise(_options(config), partial(reactor.run, config), logs.make_note(node=config.node_id))
 
 
-def _allow_open_files(needed: int) -> None:
-    """Raise this process's soft limit to what its options need; `load` has compared that with the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+def _limit_open_files(needed: int) -> None:
+    """Set this process's soft limit to what its options need; `load` has compared that with the hard one.
+
+    Not more than that: ZeroMQ accepts by itself, and this is what a flood can have until the reactor's next turn.
+    """
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def _options(config: Config) -> SupervisorOptions:

@@ -126,8 +126,9 @@ class AgentOptions(Struct, frozen=True):
         Meta(
             ge=1,
             le=65_536,
-            description="Accepted connections that have not said yet who they are; above it the oldest is closed. More "
-            "lets a whole fleet redial at once, fewer leaves less to strangers.",
+            description="Accepted connections that have not said yet who they are; above it the oldest is closed, at "
+            "each turn of the loop (a flood may have more in between, up to the limit of open files). More lets a "
+            "whole fleet redial at once, fewer leaves less to strangers.",
         ),
     ] = 64
     app_connections_max: Annotated[

@@ -354,6 +354,24 @@ def test_connections_that_say_nothing_are_bounded_and_leave_no_descriptor_behind
     pair.is_undisturbed()
 
 
+def test_a_flood_gets_no_more_descriptors_than_the_options_of_the_agent_need(fleet: Fleet) -> None:
+    """4 for each link, 2 for each app, 1 for each watch and each stranger, and the reserve."""
+    needed = 4 * 8 + 2 * 8 + 8 + 4 + 40
+    options = {"inbound_unproven_max": 4, "app_connections_max": 8, "descriptors_reserve": 40}
+    a, b = fleet.start("a", agent=options, links={"links_max": 8}, directory={"watches_max": 8}), fleet.start("b")
+    with b.echo(), a.traffic(pause_s=0.05) as traffic, contextlib.ExitStack() as stack:
+        assert needed == a.query("status")["descriptors_max"]
+        most = 0
+        strangers = []
+        for _ in range(3 * needed):
+            strangers.append(stack.enter_context(knock(a)))
+            most = max(most, a.descriptors())
+        assert most <= needed
+        assert all(is_ended(stranger) for stranger in strangers)
+        traffic.flows()
+        assert [] == traffic.failures
+
+
 def test_an_agent_at_its_limit_of_open_files_goes_on_and_does_not_spin(fleet: Fleet) -> None:
     a, b = fleet.start("a"), fleet.start("b")
     with b.echo(), a.traffic(pause_s=0.05) as traffic:
