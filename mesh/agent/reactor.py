@@ -5,7 +5,8 @@ grow by themselves under load and nothing waits when there is none. Nothing in a
 are in greenlets and in the hub's thread pool.
 
 What is raised in a turn, or by a greenlet, is a defect: the node may be half changed, so the reactor notes it and ends
-with `Exit.FAILED`. The supervisor starts another, and the apps resume with what they know.
+with `Exit.FAILED`, after its recorder has written what it was told before. The supervisor starts another, and the apps
+resume with what they know.
 """
 
 import os
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import msgspec
 from gevent import get_hub
 from gevent.event import Event
 
@@ -26,6 +28,7 @@ from mesh.agent.incarnation import raise_incarnation
 from mesh.agent.ipc import AppEvents, Apps, AppsOptions
 from mesh.agent.links import LinkEvents, Links, LinksOptions
 from mesh.agent.process import READY, pulse
+from mesh.agent.recorder import Recorder
 from mesh.agent.supervisor import Inherited
 from mesh.agent.watcher import Watcher
 from mesh.config import Config
@@ -35,6 +38,7 @@ from mesh.core.effects import (
     Claim,
     CloseApp,
     CloseLink,
+    Inquire,
     Level,
     Note,
     OpenLink,
@@ -79,7 +83,9 @@ class Reactor:
         identity = Identity(
             config.node_id, config.fleet, inherited.incarnation, config.endpoint(inherited.link_listeners)
         )
-        self.node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock())
+        node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock())
+        self.recorder = Recorder(node, config.recorder, inherited.data_dir / "recordings", note, self.clock)
+        self.node = self.recorder.node
         self.links = Links(
             inherited.link_listeners,
             LinkEvents(self._link_accepted, self._link_data, self._link_connected, self._link_lost, self._evicted),
@@ -132,6 +138,7 @@ class Reactor:
             Renew: lambda effect: self.watcher.renew(effect.instance, effect.health, effect.text),
             Withdraw: lambda effect: self.watcher.withdraw(effect.instance),
             Note: lambda effect: self.note(effect.name, effect.level, **effect.facts),
+            Inquire: lambda effect: gevent.spawn(self._answer, effect),
             Stop: self._stop,
         }
 
@@ -255,7 +262,9 @@ class Reactor:
     def _flush(self) -> None:
         """Write what the node has to say: apps first, for they must know where their records go before those leave."""
         self.flush_due = False
-        app_data, link_data, effects = self.node.take(self.clock())
+        now = self.clock()
+        app_data, link_data, effects = self.node.take(now)
+        self.recorder.settle(now)
         for conn, data in app_data:
             self.apps.send(conn, data)
         for conn, data in link_data:
@@ -276,9 +285,22 @@ class Reactor:
         """Take what nobody caught in a callback or a greenlet: the node may be half changed, so end."""
         if isinstance(error, gevent.GreenletExit):
             return
-        self.note(REACTOR_FAILED, Level.ERROR, why=f"{kind.__name__}: {error}"[:500], exc_info=error)
-        self.status = int(Exit.FAILED)
+        why = f"{kind.__name__}: {error}"
+        self.note(REACTOR_FAILED, Level.ERROR, why=why[:500], exc_info=error)
+        if self.status != Exit.FAILED:
+            self.status = int(Exit.FAILED)
+            self.recorder.crashed(why)
         self.stopped.set()
+
+    def _answer(self, inquire: Inquire) -> None:
+        """Answer what only the shell knows."""
+        if inquire.what == "recorder_dump":
+            ok, text = self.recorder.asked(in_thread)
+            body = msgspec.json.encode({"path": text}) if ok else text.encode()
+        else:
+            ok, body = True, msgspec.json.encode(self.recorder.facts())
+        self.node.answered(inquire.session, inquire.seq, ok, body, self.clock())
+        self._flush_soon()
 
     def _stop(self, effect: Stop) -> None:
         """End with the node's status; an incarnation that must be exceeded is stored first, for the next reactor."""

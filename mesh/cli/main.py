@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from mesh.cli import bench, completion, config, demo, doctor, exits, inspecting, messages, run, serving
+from mesh.cli import bench, completion, config, demo, doctor, exits, inspecting, messages, recorder, run, serving, sim
 from mesh.cli.agent import agent
 from mesh.cli.exits import Exit
 from mesh.errors import ConfigError, MeshError
@@ -55,6 +55,8 @@ for command in (
     inspecting.links,
     inspecting.ping,
     bench.bench,
+    recorder.recorder,
+    sim.sim,
     config.config,
     doctor.doctor,
     completion.completion,

@@ -23,6 +23,7 @@ from mesh.config.options import (
     AgentOptions,
     Key,
     MatchmakerOptions,
+    RecorderOptions,
     WatcherOptions,
     default_of,
     options_of,
@@ -63,6 +64,7 @@ class Config(Struct, frozen=True, kw_only=True):
     preset: str
     agent: AgentOptions
     node_options: NodeOptions
+    recorder: RecorderOptions
     matchmaker: MatchmakerOptions
     watcher_options: WatcherOptions
     sqlite: SqliteOptions
@@ -205,9 +207,8 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, mach
 
 def explain(config: Config) -> list[Row]:
     """Return every option that counts, in the order of the sections, secrets as ``***``."""
-    parts: dict[type[Struct], Any] = {
-        type(part): part for part in (config.agent, config.matchmaker, config.watcher_options, config.sqlite)
-    }
+    whole = (config.agent, config.recorder, config.matchmaker, config.watcher_options, config.sqlite)
+    parts: dict[type[Struct], Any] = {type(part): part for part in whole}
     parts |= {option.type: getattr(config.node_options, option.name) for option in fields(NodeOptions)}
     rows = [Row("", "preset", config.preset, config.origins["", "preset"])]
     for section in SECTIONS:
@@ -266,6 +267,7 @@ def _compose(preset: str, settings: _Settings, origins: Mapping[Key, str]) -> Co
         preset=preset,
         agent=made[AgentOptions],
         node_options=NodeOptions(**{option.name: made[option.type] for option in fields(NodeOptions)}),
+        recorder=made[RecorderOptions],
         matchmaker=made[MatchmakerOptions],
         watcher_options=made[WatcherOptions],
         sqlite=made[SqliteOptions],

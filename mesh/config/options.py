@@ -28,6 +28,7 @@ __all__ = [
     "AgentOptions",
     "Key",
     "MatchmakerOptions",
+    "RecorderOptions",
     "WatcherOptions",
     "default_of",
     "options_of",
@@ -219,6 +220,47 @@ class WatcherOptions(Struct, frozen=True):
     ] = 5.0
 
 
+class RecorderOptions(Struct, frozen=True):
+    """The flight recorder: what happened lately, kept to be replayed."""
+
+    recorder_on: Annotated[
+        bool,
+        Meta(
+            description="Whether what comes in is kept in memory for a while, and written down when the agent breaks. "
+            "It costs about a hundredth of the agent's time, and recorder_bytes of memory."
+        ),
+    ] = True
+    recorder_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 28,
+            description="Memory for it. More reaches further back, and takes longer to write when the agent breaks: "
+            "about half a second for 16 MiB, before the next reactor starts.",
+        ),
+    ] = 16 << 20
+    recorder_s: Annotated[
+        float,
+        Meta(ge=1, le=86_400, description="What is older is dropped, though there be room. Longer only costs memory."),
+    ] = 300.0
+    recorder_bodies: Annotated[
+        bool,
+        Meta(
+            description="Whether recordings hold the bodies of messages; otherwise zeros stand for them. They are not "
+            "needed for a replay, and may be secret. Headers, names and the texts of errors are always in."
+        ),
+    ] = False
+    recordings_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Recordings in the directory recordings of data_dir; one more deletes the oldest. Each is at "
+            "most about as large as recorder_bytes.",
+        ),
+    ] = 8
+
+
 LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "agent": (AgentOptions,),
     "heartbeat": (LivenessOptions,),
@@ -227,6 +269,7 @@ LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "directory": (DirectoryOptions,),
     "routing": (RouterOptions,),
     "delivery": (OutboxOptions, InboxOptions),
+    "recorder": (RecorderOptions,),
     "matchmaker": (MatchmakerOptions, WatcherOptions),
     "matchmaker.sqlite": (SqliteOptions,),
 }

@@ -55,7 +55,12 @@ A few options must fit each other or the machine; `mesh config check` says so an
 Sizes are in bytes and may be written as `65_536`. A default in brackets holds under that preset.
 """
 
-_NAMES = {inspect.IntType: "integer", inspect.FloatType: "number", inspect.StrType: "string"}
+_NAMES = {
+    inspect.BoolType: "boolean",
+    inspect.IntType: "integer",
+    inspect.FloatType: "number",
+    inspect.StrType: "string",
+}
 
 
 def reference() -> str:
@@ -105,6 +110,8 @@ def _value(value: object, unit: str) -> str:
     if isinstance(value, tuple | dict):
         return f"`[{', '.join(map(repr, value))}]`".replace("'", '"') if isinstance(value, tuple) else "empty"
     assert isinstance(value, int | float)
+    if isinstance(value, bool):
+        return str(value).lower()
     return _quantity(value, unit)
 
 

@@ -13,7 +13,7 @@ from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.codec import Batch, decode
 from mesh.core.context import SEQS_MAX, Act, Context
-from mesh.core.effects import CloseApp, Level
+from mesh.core.effects import CloseApp, Inquire, Level
 from mesh.core.probing import DIAL_BACK, Probing
 from mesh.core.ranges import expand
 from mesh.core.records import (
@@ -44,7 +44,7 @@ from mesh.core.records import (
     Unserve,
 )
 from mesh.core.recovery import Recovery
-from mesh.core.report import REPORTS
+from mesh.core.report import REPORTS, SHELL_REPORTS
 from mesh.core.serving import Serving
 from mesh.core.session import App, Credentials
 from mesh.errors import ProtocolError
@@ -306,17 +306,26 @@ class AppHop:
         report = REPORTS.get(query.what)
         if query.what == DIAL_BACK:
             self.probing.ask(app, query, now)
-        elif report is None:
-            known = ", ".join(sorted([*REPORTS, DIAL_BACK]))
-            text = f"this agent does not know {query.what!r}; it knows {known}"
-            self.context.tell(app, Report(query.seq, False, text.encode()))
-        else:
+        elif report is not None:
             body = report(self.state, self.options, self.context.facts, query.arguments or {}, now)
-            if len(body) <= BODY_INLINE_MAX:
-                self.context.tell(app, Report(query.seq, True, body))
-            else:
-                text = f"the answer has {len(body)} bytes, over the {BODY_INLINE_MAX} that a report may have"
-                self.context.tell(app, Report(query.seq, False, text.encode()))
+            self._report(app, query.seq, True, body)
+        elif query.what in SHELL_REPORTS:
+            self.context.effects.append(Inquire(app.session, query.seq, query.what, query.arguments or {}))
+        else:
+            known = ", ".join(sorted((*REPORTS, *SHELL_REPORTS, DIAL_BACK)))
+            self._report(app, query.seq, False, f"this agent does not know {query.what!r}; it knows {known}".encode())
+
+    def answered(self, session: int, seq: int, ok: bool, body: bytes) -> None:
+        """The shell answers a query, ``ok`` with JSON; an app that has gone meanwhile is told nothing."""
+        app = self.state.apps.get(session)
+        if app is not None:
+            self._report(app, seq, ok, body)
+
+    def _report(self, app: App, seq: int, ok: bool, body: bytes) -> None:
+        if len(body) > BODY_INLINE_MAX:
+            text = f"the answer has {len(body)} bytes, over the {BODY_INLINE_MAX} that a report may have"
+            ok, body = False, text.encode()
+        self.context.tell(app, Report(seq, ok, body))
 
     def _ping(self, app: App, ping: Ping, now: float) -> None:
         self.context.tell(app, Pong(ping.stamp))

@@ -16,6 +16,7 @@ __all__ = [
     "CloseApp",
     "CloseLink",
     "Effect",
+    "Inquire",
     "Level",
     "Note",
     "OpenLink",
@@ -89,6 +90,15 @@ class Withdraw(Struct, frozen=True, tag=True):
     instance: Instance
 
 
+class Inquire(Struct, frozen=True, tag=True):
+    """Answer an app's query that only the shell can, by the entry `answered`; it may take its time."""
+
+    session: int
+    seq: int
+    what: str
+    arguments: dict[str, str]
+
+
 class Stop(Struct, frozen=True, tag=True):
     """End this agent's process: with ``status`` as its exit status, above ``incarnation`` if it is started again."""
 
@@ -114,4 +124,4 @@ class Note(Struct, frozen=True, tag=True):
     facts: dict[str, str | int | float]
 
 
-Effect = OpenLink | CloseLink | CloseApp | Watch | Unwatch | Register | Claim | Renew | Withdraw | Stop | Note
+Effect = OpenLink | CloseLink | CloseApp | Watch | Unwatch | Register | Claim | Renew | Withdraw | Inquire | Stop | Note

@@ -151,6 +151,10 @@ class Node:
         self.apps.died(session, now)
         self._loop_back(now)
 
+    def answered(self, session: int, seq: int, ok: bool, body: bytes, now: float) -> None:
+        """The shell answers an `Inquire`: with JSON, or if not ``ok`` with the text of an error."""
+        self.apps.answered(session, seq, ok, body)
+
     # Links
 
     def link_accepted(self, now: float) -> int:

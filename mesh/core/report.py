@@ -7,7 +7,7 @@ from msgspec import json
 from mesh.core.context import NodeOptions, State
 from mesh.core.link import Phase
 
-__all__ = ["REPORTS", "Facts"]
+__all__ = ["REPORTS", "SHELL_REPORTS", "Facts"]
 
 Facts = Mapping[str, object]
 """What only the shell knows: process, descriptors, loop lag, matchmaker."""
@@ -126,3 +126,6 @@ def topics(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
 
 REPORTS: dict[str, Report] = {"status": status, "links": links, "topics": topics}
 """What a query may ask for."""
+
+SHELL_REPORTS = ("recorder", "recorder_dump")
+"""What of it only the shell can answer: how its recorder is doing, and where it wrote a recording just now."""

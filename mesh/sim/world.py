@@ -23,6 +23,7 @@ from mesh.core.effects import (
     CloseApp,
     CloseLink,
     Effect,
+    Inquire,
     Note,
     OpenLink,
     Register,
@@ -221,6 +222,8 @@ class World:
             self._tell(name, effect.topic)
         elif isinstance(effect, Unwatch):
             del self.watchers[effect.topic][name]
+        elif isinstance(effect, Inquire):
+            agent.node.answered(effect.session, effect.seq, False, b"no agent stands behind this node", self.now)
         elif isinstance(effect, Stop):
             self.say(f"{name} stops with {effect.status}: {effect.reason}")
             self.stopped[name] = effect

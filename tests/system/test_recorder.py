@@ -1,0 +1,65 @@
+"""The flight recorder of real agents: what was recorded is replayed to the same state, by another process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.agents import ROOT, Agent, Fleet
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """No agents yet; those that are started end with the test."""
+    with Fleet(tmp_path) as fleet:
+        yield fleet
+
+
+def mesh(*arguments: str, hash_seed: str = "0") -> tuple[int, list[Any]]:
+    """Run the command line; return its exit status, and the JSON that it printed, line by line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mesh.cli", *arguments, "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines() if done.returncode in (0, 1)]
+
+
+def dump(agent: Agent) -> Path:
+    status, (answer,) = mesh("recorder", "dump", "--socket", str(agent.socket_path))
+    assert 0 == status
+    return Path(answer["path"])
+
+
+def test_a_run_of_two_agents_with_a_kill_in_it_is_replayed_to_the_same_state(fleet: Fleet) -> None:
+    recorder = {"recorder_bytes": 4 << 20}
+    a, b = fleet.start("a", recorder=recorder), fleet.start("b", recorder=recorder)
+    with b.echo(), a.traffic(timeout_s=1.0) as traffic:
+        traffic.flows()
+        b.kill_reactor()
+        b.expect("reactor_ready")
+    with b.echo(server="again"), a.traffic() as traffic:
+        traffic.flows()
+        path = dump(a)
+    assert 0o600 == path.stat().st_mode & 0o777
+    ends = []
+    for seed in ("0", "1", "4711"):
+        status, steps = mesh("sim", "--replay", str(path), hash_seed=seed)
+        assert (0, True) == (status, all(steps[-1]["states_same"])), steps[-1]
+        ends.append(steps[-1])
+    assert ends[0] == ends[1] == ends[2]
+    assert len(ends[0]["states_same"]) >= 1
+    notes = {effect["name"] for step in steps[:-1] for effect in step["effects"] if effect["kind"] == "Note"}
+    assert {"link_opened", "link_lost"} <= notes
