@@ -53,13 +53,20 @@ _PLAIN = (int, float, str, bool)
 
 
 class _Segment:
-    """One segment while it is in memory. ``bytes``: about what it takes there."""
+    """One segment while it is in memory. ``bytes``: of its state and of what came in."""
+
+    __slots__ = ("began", "bytes", "inputs", "state")
 
     def __init__(self, state: bytes, now: float) -> None:
         self.state = state
         self.inputs: list[tuple[Any, ...]] = []
         self.bytes = len(state)
         self.began = now
+
+    @property
+    def weight(self) -> int:
+        """About what it takes in memory."""
+        return self.bytes + INPUT_BYTES * len(self.inputs)
 
 
 class _Recorded:
@@ -79,10 +86,11 @@ def _with_data(name: str, entry: Callable[..., Any], recorder: "Recorder") -> Ca
     """Return an entry that keeps the bytes that came in, which may lie in a buffer that is used again."""
 
     def recorded(conn: int, data: bytes | memoryview, now: float) -> None:
-        data = bytes(data)
+        if type(data) is not bytes:
+            data = bytes(data)
         segment = recorder.segment
         segment.inputs.append((name, conn, data, now))
-        segment.bytes += INPUT_BYTES + len(data)
+        segment.bytes += len(data)
         entry(conn, data, now)
 
     return recorded
@@ -93,9 +101,7 @@ def _with_arguments(name: str, entry: Callable[..., Any], recorder: "Recorder") 
 
     def recorded(*arguments: Any, **named: Any) -> Any:
         values = (*arguments, *named.values()) if named else arguments
-        segment = recorder.segment
-        segment.inputs.append((name, *[v if type(v) in _PLAIN else Raw(msgpack.encode(v)) for v in values]))
-        segment.bytes += INPUT_BYTES
+        recorder.segment.inputs.append((name, *[v if type(v) in _PLAIN else Raw(msgpack.encode(v)) for v in values]))
         return entry(*arguments, **named)
 
     return recorded
@@ -122,7 +128,7 @@ class Recorder:
         self._bare = node
         self.node = cast(Node, _Recorded(node, self)) if options.recorder_on else node
         self.segment = _Segment(b"", clock())
-        self.full_at, self.cut_at = 1, inf
+        self.full_at, self.cut_at, self.not_before = 1, inf, 0.0
         if options.recorder_on:
             self._cut(clock())
 
@@ -130,38 +136,47 @@ class Recorder:
 
     def settle(self, now: float) -> None:
         """Begin a new segment if it is time. Comes right after a `take`, when nothing is on its way out of the node."""
-        if self.segment.bytes >= self.full_at or now >= self.cut_at:
+        if self.segment.weight >= self.full_at or now >= self.cut_at:
             self._cut(now)
 
     def _cut(self, now: float) -> None:
         quarter = self.options.recorder_bytes // 4
-        began = self.clock()
-        if _weight(self._bare.state, quarter) <= quarter:
-            self.segment = _Segment(msgpack.encode(self._bare.state), now)
-            self.segments.append(self.segment)
-            self.paused = False
-        self.cut_at = now + max(SEGMENT_S, (self.clock() - began) / SHARE)
-        self.full_at = self.segment.bytes + quarter
+        if now >= self.not_before:
+            began = self.clock()
+            if _weight(self._bare.state, quarter) <= quarter:
+                self.segment = _Segment(msgpack.encode(self._bare.state), now)
+                self.segments.append(self.segment)
+                self.paused = False
+            self.not_before = now + (self.clock() - began) / SHARE
+        self.cut_at = max(now + SEGMENT_S, self.not_before)
+        self.full_at = self.segment.weight + quarter
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        """Drop what is over the ring's bounds, oldest segments first; with no other left, stop for a while."""
-        segments, room = self.segments, self.options.recorder_bytes
+        """Drop what is over the ring's bounds, oldest segments first; with no other left, stop for a while.
+
+        A quarter is left free, for what comes until this is looked at again.
+        """
+        segments, room = self.segments, self.options.recorder_bytes * 3 // 4
         oldest = now - self.options.recorder_s
         while len(segments) > 1 and (self.bytes > room or segments[1].began < oldest):
             segments.popleft()
         if self.paused or self.bytes > room:
             if not self.paused:
-                self.note(RECORDER_PAUSED, Level.WARNING, why=f"what is outstanding is over recorder_bytes = {room}")
+                self.note(
+                    RECORDER_PAUSED,
+                    Level.WARNING,
+                    why=f"what is outstanding is over recorder_bytes = {self.options.recorder_bytes}",
+                )
             self.paused = True
             segments.clear()
             self.segment = _Segment(b"", now)
-            self.full_at = room // 4
+            self.full_at = room // 3
 
     @property
     def bytes(self) -> int:
         """What the ring takes, about."""
-        return sum(segment.bytes for segment in self.segments)
+        return sum(segment.weight for segment in self.segments)
 
     def facts(self) -> dict[str, object]:
         """Return what `mesh recorder list` shows."""
@@ -185,8 +200,9 @@ class Recorder:
     def contents(self) -> list[Kept]:
         """Return what there is now: the segments and, if it is not too large, the node's state after them."""
         kept = [Kept(segment.state, segment.inputs) for segment in self.segments]
-        if kept:
-            kept[-1] = Kept(self.segment.state, self.segment.inputs.copy())
+        if not kept:
+            return []
+        kept[-1] = Kept(self.segment.state, self.segment.inputs.copy())
         room = self.options.recorder_bytes
         if _weight(self._bare.state, room) <= room:
             kept.append(Kept(msgpack.encode(self._bare.state), []))
