@@ -77,8 +77,7 @@ class Reactor:
         self.stopped = Event()
         self.status = int(Exit.OK)
         self.flush_due = False
-        self.armed_for = 0.0
-        self.lag_s = 0.0
+        self.armed_for = self.lag_s = 0.0
         options = config.node_options
         identity = Identity(
             config.node_id, config.fleet, inherited.incarnation, config.endpoint(inherited.link_listeners)

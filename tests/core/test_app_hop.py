@@ -6,7 +6,7 @@ from mesh.core import app_hop
 from mesh.core.catalogue import Health
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
-from mesh.core.effects import CloseApp, Note, OpenLink
+from mesh.core.effects import CloseApp, Inquire, Note, OpenLink
 from mesh.core.link import LinkOptions
 from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
@@ -472,10 +472,24 @@ def test_a_question_that_the_agent_does_not_know_is_told_what_it_knows() -> None
     *reports, too_long = told(one.take(1.0), conn)
     assert isinstance(too_long, Report)
     assert b"over the 1048576 that a report may have" in too_long.body
-    assert [
-        Report(1, False, b"this agent does not know 'weather'; it knows dial_back, links, status, topics"),
-        Report(2, True, b"[]"),
-    ] == reports
+    unknown = b"this agent does not know 'weather'; it knows dial_back, links, recorder, recorder_dump, status, topics"
+    assert [Report(1, False, unknown), Report(2, True, b"[]")] == reports
+
+
+def test_what_only_the_shell_knows_is_asked_of_it_and_its_answer_is_told() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Query(4, "recorder_dump"), Query(5, "recorder", {"k": "v"})]), 1.0)
+    assert [Inquire(7, 4, "recorder_dump", {}), Inquire(7, 5, "recorder", {"k": "v"})] == [
+        effect for effect in one.take(1.0).effects if isinstance(effect, Inquire)
+    ]
+    one.answered(7, 5, True, b"{}", 1.1)
+    one.answered(7, 4, True, bytes(BODY_INLINE_MAX + 1), 1.1)
+    one.answered(404, 4, True, b"{}", 1.1)
+    answer, too_long = told(one.take(1.1), conn)
+    assert Report(5, True, b"{}") == answer
+    assert isinstance(too_long, Report)
+    assert (4, False) == (too_long.seq, too_long.ok)
 
 
 def test_an_app_of_one_node_that_ends_its_own_nodes_question_means_nothing() -> None:

@@ -13,6 +13,7 @@ from mesh.core.effects import (
     CloseApp,
     CloseLink,
     Effect,
+    Inquire,
     Level,
     Note,
     OpenLink,
@@ -35,6 +36,7 @@ EXAMPLES: list[Effect] = [
     Claim(),
     Renew(instance(), Health.MAINTENANCE, "draining"),
     Withdraw(instance()),
+    Inquire(7, 1, "recorder", {"k": "v"}),
     Stop(78, "duplicate"),
     Note("link_lost", Level.WARNING, {"peer": "b", "after_s": 1.5}),
 ]

@@ -25,6 +25,7 @@ from mesh.core.records import (
     Refuse,
     RefuseReason,
     Reply,
+    Report,
     Request,
     Serving,
     Settled,
@@ -613,6 +614,16 @@ def test_an_app_that_sends_no_frame_and_one_that_dies_away_are_ended() -> None:
         assert [(conn, 0)] == [(to, decode(data).counter) for to, data in one.take(1.0).app_data]
     one.app_died(12, 1.0)
     assert [11] == list(one.state.apps)
+
+
+def test_the_shells_answer_is_told_to_the_app_that_asked() -> None:
+    one = lone_node()
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_data(conn, encode(0, [AppHello(0, 0, 11, 1, "shell")]), 1.0)
+    one.take(1.0)
+    one.answered(11, 3, True, b"{}", 1.0)
+    ((told_conn, data),) = one.take(1.0).app_data
+    assert (conn, [Report(3, True, b"{}")]) == (told_conn, decode(data).records)
 
 
 def test_the_next_tick_is_wanted_when_the_next_thing_is_due() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.system.agents import ROOT, Agent, Fleet
+from mesh import OutcomeError, connect
+from mesh.core.records import Reply
+from tests.system.agents import ROOT, Agent, Fleet, until
 
 pytestmark = pytest.mark.system
 
@@ -63,3 +65,57 @@ def test_a_run_of_two_agents_with_a_kill_in_it_is_replayed_to_the_same_state(fle
     assert len(ends[0]["states_same"]) >= 1
     notes = {effect["name"] for step in steps[:-1] for effect in step["effects"] if effect["kind"] == "Note"}
     assert {"link_opened", "link_lost"} <= notes
+
+
+DEFECTIVE = """
+from gevent import monkey
+monkey.patch_all(os=False, signal=False, subprocess=False)
+import functools
+import sys
+from mesh.agent.start import main
+from mesh.cli.main import run_command_line
+from mesh.core.calling import Calling
+
+sound = Calling.request
+
+@functools.wraps(sound)
+def request(self, app, request, now):
+    assert request.topic != "bomb", "a broken invariant"
+    return sound(self, app, request, now)
+
+Calling.request = request
+sys.exit(main(sys.argv[1:]) if sys.argv[1] == "--config" else run_command_line(sys.argv[1:]))
+"""
+
+
+def test_a_broken_invariant_leaves_a_recording_that_breaks_again(fleet: Fleet) -> None:
+    a = fleet.start("a", program=("-c", DEFECTIVE))
+    with a.echo(), a.app() as app:
+        app.request("echo", b"sound")
+        app.expect(Reply)
+        app.request("bomb", b"")
+        path = a.expect("recording_written", reason="crash")["path"]
+        a.expect("reactor_ready")
+    replay = [sys.executable, "-c", DEFECTIVE, "sim", "--replay", path]
+    done = subprocess.run(replay, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    *_, last = done.stdout.splitlines()
+    assert last.endswith("it breaks as it was recorded: AssertionError: a broken invariant")
+    status, steps = mesh("sim", "--replay", path)
+    assert (1, "") == (status, steps[-1]["raised"])
+    assert "it does not raise what was recorded" in steps[-1]["verdict"]
+
+
+def test_a_poisonous_call_ends_with_its_time_and_the_agent_serves_on(fleet: Fleet) -> None:
+    """The app replays it to each new reactor; those are started ever later, and it is not replayed for ever."""
+    a = fleet.start("a", program=("-c", DEFECTIVE), recorder={"recordings_max": 2})
+    with connect("poisoner", socket=a.socket_path) as client:
+        with pytest.raises(OutcomeError):
+            client.call("bomb", timeout_s=3.0)
+        ended = len(a.noted("reactor_failed"))
+        assert 1 <= ended <= 7
+        until(lambda: len(a.noted("reactor_ready")) > ended, "a reactor that stays")
+        client.serve("echo", lambda message: message.body)
+        assert b"sound" == client.call("echo", b"sound", wait=True).body
+    assert ended == len(a.noted("reactor_failed"))
+    assert 2 >= len(list((a.data_dir / "recordings").iterdir()))
