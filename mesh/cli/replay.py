@@ -132,4 +132,4 @@ def _plain(value: Record | Effect) -> dict[str, Any]:
     """Return a record or effect by field names; bytes as their number, for they may be secret."""
     fields = structs.asdict(value).items()
     plain = {name: len(field) if isinstance(field, bytes) else to_builtins(field) for name, field in fields}
-    return {"kind": type(value).__name__, **plain}
+    return {"type": type(value).__name__, **plain}

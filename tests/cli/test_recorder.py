@@ -104,7 +104,7 @@ def test_json_is_a_step_a_line_and_then_the_verdict(tmp_path: Path, run: Run) ->
     ran = run("sim", "--replay", str(recording(tmp_path / "one")), "--json")
     *steps, last = map(json.loads, ran.out.splitlines())
     assert ["app_connected", "app_data", "take"] == [step["entry"] for step in steps]
-    assert ["AppHello", "Request", "Request"] == [record["kind"] for record in steps[1]["told"]]
+    assert ["AppHello", "Request", "Request"] == [record["type"] for record in steps[1]["told"]]
     assert {"inputs": 4, "states_same": [True], "raised": ""} == {k: v for k, v in last.items() if k != "verdict"}
 
 

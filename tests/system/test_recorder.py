@@ -63,7 +63,7 @@ def test_a_run_of_two_agents_with_a_kill_in_it_is_replayed_to_the_same_state(fle
         ends.append(steps[-1])
     assert ends[0] == ends[1] == ends[2]
     assert len(ends[0]["states_same"]) >= 1
-    notes = {effect["name"] for step in steps[:-1] for effect in step["effects"] if effect["kind"] == "Note"}
+    notes = {effect["name"] for step in steps[:-1] for effect in step["effects"] if effect["type"] == "Note"}
     assert {"link_opened", "link_lost"} <= notes
 
 
