@@ -27,6 +27,7 @@ from mesh.agent.exits import Exit
 from mesh.agent.incarnation import raise_incarnation
 from mesh.agent.ipc import AppEvents, Apps, AppsOptions
 from mesh.agent.links import LinkEvents, Links, LinksOptions
+from mesh.agent.poison import Poison
 from mesh.agent.process import READY, pulse
 from mesh.agent.recorder import Recorder
 from mesh.agent.supervisor import Inherited
@@ -146,6 +147,8 @@ class Reactor:
         get_hub().handle_error = self._failed
         drain = self.loop.signal(signal.SIGTERM)
         drain.start(self._drain)
+        for session in self._poison().shut_out():
+            self.node.shut_out(session, self.clock())
         self.watcher.start()
         gevent.spawn(self._beat)
         self._flush_soon()
@@ -191,8 +194,15 @@ class Reactor:
         return self.node.app_connected(credentials, self.clock())
 
     def _app_data(self, conn: int, data: Any) -> None:
-        self.node.app_data(conn, data, self.clock())
+        try:
+            self.node.app_data(conn, data, self.clock())
+        except Exception:
+            self._poison().broke(self.node.state.conns.get(conn, 0), time.time())
+            raise
         self._flush_soon()
+
+    def _poison(self) -> Poison:
+        return Poison(self.inherited.data_dir / "poison.msgpack", time.time())
 
     def _app_malformed(self, conn: int, why: str) -> None:
         state = self.node.state

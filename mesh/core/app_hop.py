@@ -143,6 +143,9 @@ class AppHop:
             return Refuse(int(RefuseReason.PROTOCOL), f"this agent speaks protocol 1.0 to 1.{PROTOCOL_MINOR}")
         if problem is not None or hello.session == 0:
             return Refuse(int(RefuseReason.MALFORMED), problem or "session 0 is nobody's")
+        if hello.session in self.state.shut_out:
+            text = "messages of this session broke the agent several times; its directory recordings has them"
+            return Refuse(int(RefuseReason.MALFORMED), text)
         if hello.fleet and hello.fleet != identity.fleet:
             text = f"this agent is of fleet {identity.fleet!r}, the app wants {hello.fleet!r}"
             return Refuse(int(RefuseReason.FLEET), text)

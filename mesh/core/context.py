@@ -90,6 +90,7 @@ class State(Struct):
     ticked_at: float = 0.0
     due_at: float = 0.0
     swept_at: float = 0.0
+    shut_out: dict[int, None] = field(default_factory=dict)
 
 
 def parts(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

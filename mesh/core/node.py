@@ -155,6 +155,10 @@ class Node:
         """The shell answers an `Inquire`: with JSON, or if not ``ok`` with the text of an error."""
         self.apps.answered(session, seq, ok, body)
 
+    def shut_out(self, session: int, now: float) -> None:
+        """Let this session in no more: its messages break this agent."""
+        self.state.shut_out[session] = None
+
     # Links
 
     def link_accepted(self, now: float) -> int:

@@ -476,6 +476,17 @@ def test_a_question_that_the_agent_does_not_know_is_told_what_it_knows() -> None
     assert [Report(1, False, unknown), Report(2, True, b"[]")] == reports
 
 
+def test_a_session_that_is_shut_out_is_refused_for_good() -> None:
+    one = node()
+    one.shut_out(7, 1.0)
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_data(conn, encode(0, [AppHello(0, 0, 7, 1, "app")]), 1.0)
+    (refuse,) = told(one.take(1.0), conn)
+    assert isinstance(refuse, Refuse)
+    assert (RefuseReason.MALFORMED, True) == (refuse.reason, "broke the agent several times" in refuse.text)
+    assert {} == one.state.apps
+
+
 def test_what_only_the_shell_knows_is_asked_of_it_and_its_answer_is_told() -> None:
     one = node()
     conn = connect(one)

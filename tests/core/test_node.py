@@ -626,6 +626,13 @@ def test_the_shells_answer_is_told_to_the_app_that_asked() -> None:
     assert (conn, [Report(3, True, b"{}")]) == (told_conn, decode(data).records)
 
 
+def test_a_session_that_is_shut_out_is_not_let_in() -> None:
+    one = lone_node()
+    one.shut_out(11, 1.0)
+    one.app_data(one.app_connected(Credentials(), 1.0), encode(0, [AppHello(0, 0, 11, 1, "shell")]), 1.0)
+    assert {} == one.state.apps
+
+
 def test_the_next_tick_is_wanted_when_the_next_thing_is_due() -> None:
     one = lone_node(NodeOptions(liveness=LivenessOptions(heartbeat_s=0.4)))
     assert 1.0 < one.deadline() <= 1.1
