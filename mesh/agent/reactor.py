@@ -80,9 +80,7 @@ class Reactor:
         self.flush_due = False
         self.armed_for = self.lag_s = 0.0
         options = config.node_options
-        identity = Identity(
-            config.node_id, config.fleet, inherited.incarnation, config.endpoint(inherited.link_listeners)
-        )
+        identity = self._identity()
         node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock())
         self.recorder = Recorder(node, config.recorder, inherited.data_dir / "recordings", note, self.clock)
         self.node = self.recorder.node
@@ -141,6 +139,10 @@ class Reactor:
             Inquire: lambda effect: gevent.spawn(self._answer, effect),
             Stop: self._stop,
         }
+
+    def _identity(self) -> Identity:
+        endpoint = self.config.endpoint(self.inherited.link_listeners)
+        return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint)
 
     def run(self) -> int:
         """Serve until the node stops; return the exit status."""

@@ -17,7 +17,7 @@ the batches that have gathered for apps and links. It calls `tick` when `deadlin
 what came from outside: whoever breaks the protocol loses the connection it came by, with one note.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import msgpack
@@ -196,7 +196,7 @@ class Node:
             self._act(self.calling.topic_changed(snapshot.topic, now), now)
             self._loop_back(now)
 
-    def namesakes(self, entries: Iterable[AgentEntry], now: float) -> None:
+    def namesakes(self, entries: Sequence[AgentEntry], now: float) -> None:
         """The matchmaker says which agents but this one are entered under this node's id; `Claim` may follow."""
         self.probing.namesakes(entries, now)
 

@@ -4,7 +4,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import msgspec.inspect
 import pytest
 from msgspec import Raw, msgpack
 
@@ -58,6 +58,13 @@ def asking(body: bytes = SECRET) -> list[tuple[Any, ...]]:
 def test_every_way_into_a_node_is_an_entry() -> None:
     ways = {name for name in vars(Node) if not name.startswith("_")} - {"copy", "restored"}
     assert ways == set(ENTRIES)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_argument_is_of_a_type_that_can_be_read_again(name: str) -> None:
+    info = msgspec.inspect.type_info(ENTRIES[name])
+    assert isinstance(info, msgspec.inspect.StructType)
+    assert [] == [field.name for field in info.fields if isinstance(field.type, msgspec.inspect.CustomType)]
 
 
 def test_inputs_are_read_as_calls_and_told_to_a_node() -> None:
