@@ -22,11 +22,11 @@ PINS = ("constraints*.txt", "requirements*.txt", "*.lock")
 
 
 def files(pattern: str = "*") -> list[Path]:
-    """The project's own files, outside hidden folders (but .ci) and build results."""
+    """The project's own files, outside hidden folders (but .ci) and build results. In a worktree ``.git`` is a file."""
 
     def own(path: Path) -> bool:
         folders = path.relative_to(ROOT).parts[:-1]
-        return path.is_file() and not any(
+        return path.name != ".git" and path.is_file() and not any(
             part in NOT_OURS or part.endswith(".egg-info") or (part.startswith(".") and part != ".ci")
             for part in folders
         )
