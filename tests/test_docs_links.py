@@ -26,9 +26,13 @@ def files(pattern: str = "*") -> list[Path]:
 
     def own(path: Path) -> bool:
         folders = path.relative_to(ROOT).parts[:-1]
-        return path.name != ".git" and path.is_file() and not any(
-            part in NOT_OURS or part.endswith(".egg-info") or (part.startswith(".") and part != ".ci")
-            for part in folders
+        return (
+            path.is_file()
+            and path.name != ".git"
+            and not any(
+                part in NOT_OURS or part.endswith(".egg-info") or (part.startswith(".") and part != ".ci")
+                for part in folders
+            )
         )
 
     return sorted(path for path in ROOT.rglob(pattern) if own(path))

@@ -39,6 +39,12 @@ _FAILED = int(
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
     | zmq.Event.HANDSHAKE_FAILED_AUTH
 )
+_STRANGER = "what is there broke off before it had shown that it speaks ZeroMQ"
+_WHY = {
+    int(zmq.Event.HANDSHAKE_FAILED_NO_DETAIL): _STRANGER,
+    int(zmq.Event.HANDSHAKE_FAILED_PROTOCOL): _STRANGER,
+    int(zmq.Event.HANDSHAKE_FAILED_AUTH): "it does not let this agent in",
+}
 
 
 class _Dial:
@@ -124,7 +130,7 @@ class Dials:
                 dial.watcher = watch(dial.dealer, lambda: self._read(dial))
                 self.events.connected(dial.conn)
             else:
-                self._lost(dial.conn, f"dial failed ({str(zmq.Event(event).name).lower()})")
+                self._lost(dial.conn, f"dial failed: {_WHY.get(event, 'nobody answers there, or nothing leads there')}")
 
     def _read(self, dial: _Dial) -> None:
         for _ in range(READS_PER_TURN):

@@ -6,17 +6,13 @@ from pathlib import Path
 
 import click
 
+from mesh.cli.options import config_option
+
 __all__ = ["agent", "agent_command"]
 
 
 @click.command(short_help="Run this machine's agent.")
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="A TOML file; without it the one in MESH_CONFIG, else the local preset.",
-)
+@config_option
 def agent(path: Path | None) -> None:
     """Run this machine's agent until SIGTERM or Ctrl-C, which drain it; a second one stops it at once.
 

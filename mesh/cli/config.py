@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mesh.cli.exits import Exit
-from mesh.cli.options import json_option
+from mesh.cli.options import config_option, json_option
 from mesh.errors import ConfigError
 
 __all__ = ["config"]
@@ -38,13 +38,7 @@ def check(file: Path, as_json: bool) -> int:
 
 
 @config.command()
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="A TOML file; without it the one in MESH_CONFIG, else the local preset.",
-)
+@config_option
 @json_option
 def show(path: Path | None, as_json: bool) -> None:
     """Show each option that is in effect, and where its value came from; secrets are left out."""

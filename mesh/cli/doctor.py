@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 from mesh.cli.exits import Exit
-from mesh.cli.options import connected, json_option, socket_option, timeout_option
+from mesh.cli.options import config_option, connected, json_option, socket_option, timeout_option
 from mesh.errors import ConfigError, MeshError
 
 if TYPE_CHECKING:
@@ -56,13 +56,7 @@ class Finding(NamedTuple):
 
 
 @click.command(short_help="Check this machine and its agent.")
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The agent's configuration, to compare with; without it the one in MESH_CONFIG, else the local preset.",
-)
+@config_option
 @timeout_option(2.0, "How long to wait for the agent.")
 @json_option
 @socket_option

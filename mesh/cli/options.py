@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ __all__ = [
     "APP",
     "BODY_BYTES_MAX",
     "body_argument",
+    "config_option",
     "connected",
     "header_option",
     "headers_of",
@@ -39,6 +41,13 @@ socket_option: Decorator = click.option(
     "--socket",
     metavar="PATH",
     help="The agent's socket; without it MESH_SOCKET, the user's runtime directory and /run are tried.",
+)
+config_option: Decorator = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The agent's TOML file; without it the one in MESH_CONFIG, else the local preset.",
 )
 namespace_option: Decorator = click.option(
     "--namespace", default="", metavar="NAME", help="The namespace of the topic; empty by default."

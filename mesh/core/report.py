@@ -95,7 +95,7 @@ def links(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[s
 def topics(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[str, str], now: float) -> bytes:
     """Return every topic of interest here: its heat, and who serves it."""
     rows = []
-    for key, view in state.directory.views.items():
+    for key, view in sorted(state.directory.views.items()):
         instances = {**view.listed, **view.local}
         rows.append(
             {
