@@ -326,7 +326,7 @@ class Engine:
             self.pump()
             return True
         with self.lock:
-            self.session.disconnected("; ".join(reasons), now)
+            self.session.disconnected("; ".join(dict.fromkeys(reasons)), now)
         return False
 
     def _lose(self, reason: str) -> None:

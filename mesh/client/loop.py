@@ -130,7 +130,7 @@ class Engine:
                 except OSError as error:
                     sock.close()
                     reasons.append(error.strerror or str(error))
-            session.disconnected("; ".join(reasons), monotonic())
+            session.disconnected("; ".join(dict.fromkeys(reasons)), monotonic())
             self._after([])
 
     def connected(self, wire: _Wire) -> None:
