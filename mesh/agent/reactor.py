@@ -39,6 +39,7 @@ from mesh.core.effects import (
     Claim,
     CloseApp,
     CloseLink,
+    FindAgents,
     Inquire,
     Level,
     Note,
@@ -112,10 +113,9 @@ class Reactor:
             ),
             self.clock,
         )
-        agent = AgentEntry(identity.node, identity.endpoint.host, identity.endpoint.port, identity.incarnation)
         self.watcher = Watcher(
             matchmaker,
-            agent,
+            AgentEntry(identity.node, *identity.endpoint, identity.incarnation),
             config.fleet,
             config.watcher_options,
             inherited.data_dir,
@@ -133,6 +133,7 @@ class Reactor:
             Unwatch: lambda effect: self.watcher.unwatch(effect.topic),
             Register: lambda effect: self.watcher.register(effect.instance),
             Claim: lambda _: self.watcher.claim(),
+            FindAgents: lambda _: self.watcher.find_agents(self._agents),
             Renew: lambda effect: self.watcher.renew(effect.instance, effect.health, effect.text),
             Withdraw: lambda effect: self.watcher.withdraw(effect.instance),
             Note: lambda effect: self.note(effect.name, effect.level, **effect.facts),
@@ -249,6 +250,10 @@ class Reactor:
 
     def _namesakes(self, entries: Any) -> None:
         self.node.namesakes(entries, self.clock())
+        self._flush_soon()
+
+    def _agents(self, found: Any) -> None:
+        self.node.agents(found, self.clock())
         self._flush_soon()
 
     def _tick(self) -> None:

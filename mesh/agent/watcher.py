@@ -181,6 +181,17 @@ class Watcher:
         self.latest.pop(topic, None)
         self._settled(topic)
 
+    def find_agents(self, told: Callable[[Sequence[AgentEntry]], None]) -> None:
+        """Look up once, beside all else, which agents there are; tell none if the matchmaker is away."""
+
+        def look() -> None:
+            found: Sequence[AgentEntry] = ()
+            with contextlib.suppress(MatchmakerError):
+                found = self.run(self.matchmaker.agents)
+            told(found)
+
+        gevent.spawn(look)
+
     def facts(self) -> dict[str, object]:
         """Return what the agent's status says of the matchmaker; ``reachable`` is None until it has answered once."""
         problem = next(iter(self.problems.values()), "")

@@ -46,6 +46,10 @@ ZMTP_SIGNATURE = b"\xff"
 """The first byte that any ZeroMQ port says."""
 
 
+NO_OTHER = "the matchmaker knows of no other agent"
+"""What an agent says that has nobody to dial it back."""
+
+
 class Finding(NamedTuple):
     """One line: what was looked at, how it is, what is known of it, and what to do if it is not well."""
 
@@ -63,7 +67,7 @@ class Finding(NamedTuple):
 def doctor(path: Path | None, timeout_s: float, as_json: bool, socket: str | None) -> int:
     """Check socket, permissions, agent, clock, open files, matchmaker and ports; exit with 1 if anything fails.
 
-    A peer to which there is a link is asked to dial this agent back.
+    Another agent is asked to dial this one back, over a link that is opened for that if there is none.
     """
     findings = []
     for finding in _examine(path, socket, timeout_s):
@@ -104,7 +108,7 @@ def _examine(path: Path | None, socket: str | None, timeout_s: float) -> Iterato
     yield check_matchmaker(status) if status and "matchmaker" in status else _try_matchmaker(config)
     if status:
         yield check_port(status["endpoint"], _dial(status["endpoint"]))
-        yield _ask_peer(socket, status)
+        yield _ask_peer(socket)
 
 
 # Configuration and socket
@@ -261,16 +265,15 @@ def check_port(endpoint: str, problem: str) -> Finding:
     return Finding("ok", "port", f"{endpoint} is answered, as dialled from here")
 
 
-def _ask_peer(socket: str | None, status: Status) -> Finding:
-    """Have a peer dial the agent."""
-    if not status["links"]:
-        advice = "call what another machine serves, and look again while the link to it is there (`mesh links`)"
-        return Finding("ok", "dial back", f"not tried: no peer is linked with {status['node']} now", advice)
+def _ask_peer(socket: str | None) -> Finding:
+    """Have a peer dial the agent; if none is linked with it, the agent links itself to one first."""
     try:
         with connected(socket, timeout_s=DIAL_S) as client:
             return check_dial_back(client.query("dial_back", timeout_s=DIAL_BACK_S))
     except MeshError as error:
-        return Finding("warn", "dial back", f"no peer could be asked: {error}", "try it again")
+        if NO_OTHER in str(error):
+            return Finding("ok", "dial back", f"not tried: {NO_OTHER}")
+        return Finding("warn", "dial back", f"no peer could be asked: {error}", "see `mesh links` and the agent's log")
 
 
 def check_dial_back(answer: Mapping[str, Any]) -> Finding:

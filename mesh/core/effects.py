@@ -16,6 +16,7 @@ __all__ = [
     "CloseApp",
     "CloseLink",
     "Effect",
+    "FindAgents",
     "Inquire",
     "Level",
     "Note",
@@ -76,6 +77,10 @@ class Claim(Struct, frozen=True, tag=True):
     """Nobody else lives by this node's id: enter the agent with the matchmaker, in place of whoever was entered."""
 
 
+class FindAgents(Struct, frozen=True, tag=True):
+    """Ask the matchmaker once which agents there are; then say `Node.agents`, with none if it cannot be asked."""
+
+
 class Renew(Struct, frozen=True, tag=True):
     """From now on renew this local instance with another health."""
 
@@ -124,4 +129,18 @@ class Note(Struct, frozen=True, tag=True):
     facts: dict[str, str | int | float]
 
 
-Effect = OpenLink | CloseLink | CloseApp | Watch | Unwatch | Register | Claim | Renew | Withdraw | Inquire | Stop | Note
+Effect = (
+    OpenLink
+    | CloseLink
+    | CloseApp
+    | Watch
+    | Unwatch
+    | Register
+    | Claim
+    | FindAgents
+    | Renew
+    | Withdraw
+    | Inquire
+    | Stop
+    | Note
+)

@@ -200,6 +200,10 @@ class Node:
         """The matchmaker says which agents but this one are entered under this node's id; `Claim` may follow."""
         self.probing.namesakes(entries, now)
 
+    def agents(self, found: Sequence[AgentEntry], now: float) -> None:
+        """The matchmaker says which agents there are, as `FindAgents` asked."""
+        self._act(self.probing.agents(found, now), now)
+
     # Time
 
     def deadline(self) -> float:
@@ -330,6 +334,7 @@ class Node:
                 self.context.note(
                     notes.LINK_OPENED, Level.INFO, peer=change.node, incarnation=link.incarnation, conn=change.conn
                 )
+                self.probing.opened(link)
                 self._act(self.recovery.link_opened(link, now), now)
             elif isinstance(change, Closed):
                 self._closed(change, change.node in replaced, now)

@@ -1,6 +1,6 @@
 """Asking who is there: peers that ask to be dialled back, and agents that are entered under our node id."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import json
 
@@ -8,9 +8,10 @@ from mesh.core import notes
 from mesh.core.catalogue import AgentEntry
 from mesh.core.codec import decode
 from mesh.core.context import Context
-from mesh.core.effects import Claim, CloseLink, Level, OpenLink, Stop
+from mesh.core.effects import Claim, CloseLink, FindAgents, Level, OpenLink, Stop
 from mesh.core.link import Event, Link, Phase, advance
 from mesh.core.liveness import Condition, Liveness
+from mesh.core.pool import Action
 from mesh.core.probe import Probe, Question, Ruling
 from mesh.core.records import DialBack, DialledBack, Query, Refuse, RefuseReason, Report
 from mesh.core.session import App
@@ -27,6 +28,9 @@ EXIT_DUPLICATE = 78
 
 DIAL_BACKS_PER_S = 1
 """How many dials others can have this node make: it must be no good for knocking at somebody's door."""
+
+SOMEBODY = ""
+"""Whom an app asks while it is not known yet who could be."""
 
 QUESTIONS_MAX = 16
 """Apps that may wait for what one peer says."""
@@ -50,21 +54,45 @@ class Probing:
     # Dialled back
 
     def ask(self, app: App, query: Query, now: float) -> None:
-        """Have a peer dial this agent, and the app told: the peer in ``arguments``, else the first that answers."""
+        """Have a peer dial this agent and tell the app: the one in ``arguments``, else one that is linked, else any."""
         wanted = (query.arguments or {}).get("peer", "")
         links = [link for link in self.peers.links.values() if link.phase is Phase.OPEN and wanted in ("", link.peer)]
         links.sort(key=lambda link: (self.peers.peers[link.peer].condition is not Condition.ALIVE, link.peer))
-        problem = ""
-        if not links:
-            problem = f"there is no link to {wanted!r} now" if wanted else "there is no link to any peer now"
-        elif len(self.probes.questions.get(links[0].peer, ())) >= QUESTIONS_MAX:
-            problem = f"{QUESTIONS_MAX} apps wait already for what {links[0].peer!r} says"
-        if problem:
-            self.context.tell(app, Report(query.seq, False, problem.encode()))
-            return
+        node = links[0].peer if links else SOMEBODY
         question = Question(app.session, query.seq, now + TURNS * self.timeout_s)
-        self.probes.questions.setdefault(links[0].peer, []).append(question)
-        self.peers.say(links[0], DialBack())
+        if wanted and not links:
+            self._tell(question, False, f"there is no link to {wanted!r} now".encode())
+        elif len(self.probes.questions.get(node, ())) >= QUESTIONS_MAX:
+            self._tell(question, False, f"{QUESTIONS_MAX} apps wait already for what {node or 'a peer'} says".encode())
+        else:
+            self.probes.questions.setdefault(node, []).append(question)
+            if links:
+                self.peers.say(links[0], DialBack())
+            else:
+                self.context.effects.append(FindAgents())
+
+    def agents(self, found: Sequence[AgentEntry], now: float) -> list[Action]:
+        """Where nobody is linked, have a link opened to one of these, and ask on that."""
+        state = self.context.state
+        questions = self.probes.questions.pop(SOMEBODY, [])
+        others = [agent for agent in found if agent.node != self.context.node]
+        if not others or not questions:
+            for question in questions:
+                self._tell(question, False, b"the matchmaker knows of no other agent")
+            return []
+        chosen = others[int(state.rng.uniform(0, len(others)))]
+        peer = self.peers.peer(chosen.node)
+        peer.endpoint = peer.endpoint or chosen.endpoint
+        self.probes.questions.setdefault(chosen.node, []).extend(questions)
+        link = self.peers.open_link(chosen.node)
+        if link is not None:
+            self.peers.say(link, DialBack())
+        return state.pool.want(chosen.node, self.context.options.pool, now)
+
+    def opened(self, link: Link) -> None:
+        """A link stands: what waited for it is asked."""
+        if link.peer in self.probes.questions:
+            self.peers.say(link, DialBack())
 
     def dialled_back(self, link: Link, record: DialledBack) -> None:
         """A peer says what came of dialling us."""
@@ -186,7 +214,7 @@ class Probing:
             if now >= questions[0].ends_at:
                 del self.probes.questions[node]
                 for question in questions:
-                    self._tell(question, False, f"{node!r} did not say in time what came of it".encode())
+                    self._tell(question, False, f"{node or 'the matchmaker'} said nothing in time".encode())
 
     def _over(self, conn: int, refuse: Refuse | None, why: str) -> None:
         """A probe has its answer, or will have none."""

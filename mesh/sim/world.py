@@ -16,13 +16,14 @@ from zlib import crc32
 
 from msgspec import Struct, field
 
-from mesh.core.catalogue import Health, Instance, Snapshot
+from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
 from mesh.core.context import NodeOptions
 from mesh.core.effects import (
     Claim,
     CloseApp,
     CloseLink,
     Effect,
+    FindAgents,
     Inquire,
     Note,
     OpenLink,
@@ -228,6 +229,10 @@ class World:
             self.say(f"{name} stops with {effect.status}: {effect.reason}")
             self.stopped[name] = effect
             self.kill(name)
+        elif isinstance(effect, FindAgents):
+            others = [other.node.state.peers.identity for other in self.agents.values() if other.running]
+            found = [AgentEntry(one.node, one.endpoint.host, one.endpoint.port, one.incarnation) for one in others]
+            self._turn(agent, lambda: agent.node.agents(found, self.now))
         elif not isinstance(effect, Claim):  # no two agents of a world have one name
             self._catalogue(effect)
 

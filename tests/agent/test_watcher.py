@@ -172,6 +172,17 @@ def test_an_agent_that_was_replaced_is_registered_again_only_when_it_has_claimed
     until(lambda: world.matchmaker.agents() == [AGENT], "the agent is registered again")
 
 
+def test_agents_are_looked_up_once_when_asked_and_are_none_while_the_matchmaker_is_away(world: World) -> None:
+    until(lambda: world.matchmaker.agents() == [AGENT], "the agent is registered")
+    found: list[Sequence[AgentEntry]] = []
+    world.watcher.find_agents(found.append)
+    until(lambda: found == [[AGENT]], "it is found")
+    world.matchmaker.failing = MatchmakerError("it is gone")
+    world.watcher.find_agents(found.append)
+    until(lambda: len(found) == 2, "an answer comes all the same")
+    assert not found[1]
+
+
 def test_a_matchmaker_that_is_away_is_told_once_and_its_return_too(world: World) -> None:
     world.watcher.register(instance())
     world.watcher.watch(TOPIC, fresh=False)

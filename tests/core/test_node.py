@@ -6,7 +6,7 @@ from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
 from mesh.core.chunks import Chunker
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
-from mesh.core.effects import CloseLink, Note, OpenLink, Stop, Watch
+from mesh.core.effects import Claim, CloseLink, Note, OpenLink, Stop, Watch
 from mesh.core.heat import HeatOptions
 from mesh.core.link import LinkOptions, Phase
 from mesh.core.liveness import Condition, LivenessOptions
@@ -169,6 +169,13 @@ def refused_dial(reason: RefuseReason) -> list[object]:
     one.take(1.0)
     one.link_data(1, encode(0, [Refuse(int(reason), "no", 99)]), 1.0)
     return list(one.take(1.0).effects)
+
+
+def test_what_the_matchmaker_says_of_agents_is_taken_in() -> None:
+    one = lone_node()
+    one.namesakes([], 1.0)
+    one.agents([], 1.0)
+    assert [Claim()] == one.take(1.0).effects
 
 
 def test_a_node_that_is_refused_as_a_duplicate_or_as_stale_stops_others_try_again() -> None:

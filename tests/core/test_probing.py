@@ -5,9 +5,22 @@ from msgspec import json
 
 from mesh.core.catalogue import AgentEntry
 from mesh.core.codec import encode
-from mesh.core.effects import Claim, CloseLink, Note, OpenLink, Stop
+from mesh.core.effects import Claim, CloseLink, FindAgents, Note, OpenLink, Stop
 from mesh.core.node import Node, Output
-from mesh.core.records import DialBack, DialledBack, Goodbye, Hello, Ping, Query, Refuse, RefuseReason, Report, Welcome
+from mesh.core.records import (
+    AppHello,
+    DialBack,
+    DialledBack,
+    Goodbye,
+    Hello,
+    Ping,
+    Query,
+    Refuse,
+    RefuseReason,
+    Report,
+    Welcome,
+)
+from mesh.core.session import Credentials
 from mesh.sim.world import World
 from tests.core.fabric import HELLO, App, Peer, fleet, lone_node, noted, told
 
@@ -73,14 +86,39 @@ def test_without_a_link_or_without_that_one_nobody_is_asked() -> None:
     assert Report(1, False, b"there is no link to 'c' now") == report_of(app, peer="c")
     assert Report(2, True, b"") != report_of(app, peer="b")
     lone = App(fleet("a"), "a", 1)
-    assert b"there is no link to any peer now" == report_of(lone).body
+    assert b"the matchmaker knows of no other agent" == report_of(lone).body
+
+
+def test_without_any_link_one_is_opened_to_an_agent_that_the_matchmaker_knows() -> None:
+    world = fleet("ab")
+    app, other = App(world, "a", 20), App(world, "a", 21)
+    other.say(Query(1, "dial_back"))
+    report = report_of(app)
+    assert {"peer": "b", "address": "a:7000", "reached": True, "text": ""} == json.decode(report.body)
+    assert [report.body] == [told.body for told in other.of(Report)]
+    agent = world.agents["a"].node
+    agent.agents([], world.now)
+    assert [] == agent.take(world.now).effects, "nobody waits for that"
+
+
+def test_a_link_that_opened_meanwhile_is_used() -> None:
+    one = lone_node()
+    conn = one.app_connected(Credentials(0, 1), 1.0)
+    one.app_data(conn, encode(0, [AppHello(0, 0, 1, 1, "app"), Query(1, "dial_back")]), 1.0)
+    assert FindAgents() in one.take(1.0).effects
+    peer = Peer(one, hello=None)
+    peer.say(HELLO)
+    one.agents([AgentEntry("b", "b.example", 7700, 9), AgentEntry("p", "p.example", 7700, 50)], 1.1)
+    output = one.take(1.1)
+    assert [DialBack()] == told(output, peer.conn)
+    assert [] == opened(output)
 
 
 def test_a_peer_that_says_nothing_is_waited_for_and_then_told_of() -> None:
     world, app = linked()
     world.agents["b"].node.links.verbs[DialBack] = lambda link, record, now: None
     report = report_of(app)
-    assert (False, b"'b' did not say in time what came of it") == (report.ok, report.body)
+    assert (False, b"b said nothing in time") == (report.ok, report.body)
 
 
 def test_only_so_many_apps_wait_for_one_peer_and_one_that_has_gone_is_no_matter() -> None:
@@ -93,7 +131,7 @@ def test_only_so_many_apps_wait_for_one_peer_and_one_that_has_gone_is_no_matter(
     app.say(*[Query(seq, "dial_back") for seq in range(1, 17)])
     world.run(world.now + 0.1)
     (refused,) = app.of(Report)
-    assert (16, False, b"16 apps wait already for what 'b' says") == (refused.seq, refused.ok, refused.body)
+    assert (16, False, b"16 apps wait already for what b says") == (refused.seq, refused.ok, refused.body)
     world.run(world.now + 10.0)
     assert 16 == len(app.of(Report))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mesh.cli.private import free_port
-from tests.system.agents import ROOT, Agent, Fleet
+from tests.system.agents import ROOT, Agent, Fleet, until
 
 pytestmark = pytest.mark.system
 
@@ -59,7 +59,10 @@ def test_a_peer_says_that_it_does_not_get_through_and_the_doctor_what_to_do(tmp_
         assert f"let TCP port {told} in" in found["advice"]
 
 
-def test_without_a_link_the_doctor_says_how_to_have_one(tmp_path: Path) -> None:
+def test_an_agent_that_nobody_is_linked_with_links_itself_to_one(tmp_path: Path) -> None:
     with Fleet(tmp_path) as fleet:
-        found = doctor(fleet.start("a"))["dial back"]
-        assert "not tried: no peer is linked with a now" == found["text"]
+        a = fleet.start("a")
+        until(lambda: a.query("status")["matchmaker"]["registered"], "it is entered")
+        assert "not tried: the matchmaker knows of no other agent" == doctor(a)["dial back"]["text"]
+        b = fleet.start("b")
+        assert "ok" == doctor(b)["dial back"]["level"]
