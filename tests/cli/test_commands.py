@@ -112,7 +112,7 @@ def test_the_doctor_finds_a_running_agent_well(agents: tuple[PrivateAgent, Priva
     done = mesh("doctor", "--config", str(agents[0].directory / "n1.toml"), "--json", socket=agents[0].socket)
     findings = json.loads(done.stdout)
     assert 0 == done.returncode, findings
-    whats = ["configuration", "socket", "agent", "clock", "open files", "matchmaker", "port"]
+    whats = ["configuration", "socket", "agent", "clock", "open files", "matchmaker", "port", "dial back"]
     assert whats == [finding["what"] for finding in findings]
 
 
