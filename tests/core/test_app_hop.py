@@ -6,7 +6,7 @@ from mesh.core import app_hop
 from mesh.core.catalogue import Health
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
-from mesh.core.effects import CloseApp, Inquire, Note, OpenLink
+from mesh.core.effects import CloseApp, FindAgents, Inquire, Note, OpenLink
 from mesh.core.link import LinkOptions
 from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
@@ -508,3 +508,10 @@ def test_an_app_of_one_node_that_ends_its_own_nodes_question_means_nothing() -> 
     conn = connect(one)
     one.app_data(conn, encode(1, [Answer("a", 1, 1, 7, [], []), echo(Request(0, 1, "", "", 1, b"", node="a"))]), 1.0)
     assert [] == one.context.loopback
+
+
+def test_an_app_may_ask_for_a_dial_back() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Query(1, "dial_back")]), 1.0)
+    assert FindAgents() in one.take(1.0).effects

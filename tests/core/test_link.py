@@ -166,6 +166,7 @@ REFUSED = [
     ({"node": "b", "incarnation": 12}, RefuseReason.DUPLICATE_NODE, 12, "two agents have the node id 'b'"),
     ({"incarnation": 6}, RefuseReason.STALE_INCARNATION, 7, "'a' was seen as incarnation 7, you are 6"),
     ({"link_no": 2}, RefuseReason.STALE_CONNECTION, 0, "link 3 of 'a' came after link 2"),
+    ({"probe": True}, RefuseReason.REACHED, 0, "this is 'b'"),
 ]
 
 

@@ -16,6 +16,8 @@ from mesh.core.records import (
     Chunk,
     ChunkAck,
     Credit,
+    DialBack,
+    DialledBack,
     Failure,
     GiveBack,
     Goodbye,
@@ -385,3 +387,10 @@ def test_a_body_in_chunks_never_holds_up_a_ping_by_more_than_the_chunks_in_fligh
     assert_mesh_quiescent(world)
     assert [] == notes(world, "link_malformed")
     assert 0 == link(world, "a", "b").chunker.in_flight
+
+
+def test_a_dial_back_is_asked_for_and_answered_on_a_link() -> None:
+    one = lone_node()
+    peer = Peer(one, hello=HELLO)
+    peer.say(DialBack(), DialledBack("b.example:7700", True))
+    assert {"p": None} == one.state.probes.to_dial
