@@ -181,7 +181,7 @@ class _Show:
     def _cold(self) -> None:
         self.stage.enter("a few calls now and then: the topic is cold, its links are ephemeral")
         for _ in range(COLD_CALLS):
-            reply = self.app.call(WORDS, b"to be or not to be", timeout_s=TIMEOUT_S, idempotent=True)
+            reply = self.app.call(WORDS, b"to be or not to be", timeout_s=TIMEOUT_S)
             self.stage.say(f"call: “to be or not to be” has {reply.body.decode()} words")
             time.sleep(COLD_PAUSE_S)
 

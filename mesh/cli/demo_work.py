@@ -50,7 +50,7 @@ class Job:
             headers = {PIECE: self.piece}
             self._future = client.cast_async(PIECES, self.body, headers=headers, ttl_s=TIMEOUT_S, confirm=True)
         else:
-            self._future = client.call_async(WORDS, self.body, timeout_s=TIMEOUT_S, idempotent=True)
+            self._future = client.call_async(WORDS, self.body, timeout_s=TIMEOUT_S)
 
     @property
     def is_done(self) -> bool:

@@ -37,12 +37,12 @@ class Sender:
         return self._begin(topic, options)
 
 
-def test_a_text_is_an_idempotent_call() -> None:
+def test_a_text_is_a_call_that_runs_once() -> None:
     sender = Sender(Reply(b"3"))
     job = Job(sender, b"to be or")  # type: ignore[arg-type]
     job.send()
     assert Reply(b"3") == job.finish()
-    assert [("words", {"timeout_s": demo_work.TIMEOUT_S, "idempotent": True})] == sender.sent
+    assert [("words", {"timeout_s": demo_work.TIMEOUT_S})] == sender.sent
 
 
 def test_a_piece_is_sent_again_by_the_same_name() -> None:
