@@ -18,6 +18,8 @@ from mesh.core.records import (
     Answer,
     Ask,
     Failure,
+    Floor,
+    FloorAsk,
     Kind,
     Record,
     Reply,
@@ -42,6 +44,9 @@ MARGIN_S = 1.0
 
 SWEEP_S = 5.0
 """How often what has expired is looked for."""
+
+FLOOR_PULL_S = 10.0
+"""How long nothing is heard of a caller before it is asked how far it has settled."""
 
 RANGES_MAX = 4_096
 """Ranges in one record."""
@@ -71,6 +76,7 @@ class KnownCaller(Struct):
 
     floor: int = 0
     expires: float = 0.0
+    heard_at: float = 0.0
     works: dict[int, Work] = field(default_factory=dict)
 
 
@@ -115,6 +121,7 @@ class Serving(Struct):
             if not self.callers:
                 self.sweep_at = now + SWEEP_S
             caller = self.callers[key] = KnownCaller()
+        caller.heard_at = now
         if request.floor > caller.floor:
             self._raise_floor(caller, request.floor)
         id = (request.node, request.session, request.seq)
@@ -215,9 +222,12 @@ class Serving(Struct):
         below = range(caller.floor, floor) if floor - caller.floor < len(works) else [s for s in works if s < floor]
         caller.floor = floor
         for seq in below:
-            work = works.get(seq)
-            if work is not None and work.stage is Stage.ENDED:
-                self._forget(works, seq, work)
+            self._settled(works, seq)
+
+    def _settled(self, works: dict[int, Work], seq: int) -> None:
+        work = works.get(seq)
+        if work is not None and work.stage is Stage.ENDED:
+            self._forget(works, seq, work)
 
     def _forget(self, works: dict[int, Work], seq: int, work: Work) -> None:
         del works[seq]
@@ -267,11 +277,17 @@ class Serving(Struct):
         records.append(Answer(ask.node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts))
         return records
 
-    def raise_floor(self, node: str, session: int, floor: int) -> None:
-        """A caller says how far it has settled."""
-        caller = self.callers.get((node, session))
-        if caller is not None and floor > caller.floor:
-            self._raise_floor(caller, floor)
+    def settled(self, floor: Floor) -> None:
+        """A caller says how far it has settled, and what above that."""
+        caller = self.callers.get((floor.node, floor.session))
+        if caller is None:
+            return
+        if floor.floor > caller.floor:
+            self._raise_floor(caller, floor.floor)
+        for first, last in floor.settled:
+            seqs = range(first, last + 1)
+            for seq in seqs if len(seqs) < len(caller.works) else [seq for seq in caller.works if seq in seqs]:
+                self._settled(caller.works, seq)
 
     # Services come and go
 
@@ -315,15 +331,20 @@ class Serving(Struct):
                     records.append(self._end_unrun((node, session, seq), work, Status.UNROUTABLE, text))
         return records
 
-    def sweep(self, now: float) -> None:
-        """Forget what has expired. What runs beyond its deadline stays until it ends."""
+    def sweep(self, now: float) -> list[Record]:
+        """Forget what has expired; return questions to callers that said nothing for long. What runs beyond its
+        deadline stays until it ends."""
         self.sweep_at = now + SWEEP_S
+        records: list[Record] = []
         for key, caller in list(self.callers.items()):
             for seq, work in list(caller.works.items()):
                 if work.stage is Stage.ENDED and work.deadline + MARGIN_S <= now:
                     self._forget(caller.works, seq, work)
             if not caller.works and caller.expires <= now:
                 del self.callers[key]
+            elif caller.works and now - caller.heard_at >= FLOOR_PULL_S:
+                records.append(FloorAsk(*key))
+        return records
 
 
 def _serve(service: Service) -> Serve:

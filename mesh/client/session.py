@@ -30,7 +30,7 @@ from mesh.client.events import (
     Reported,
     ServingTold,
 )
-from mesh.client.serving import Service, Serving
+from mesh.client.serving import RANGES_MAX, Service, Serving
 from mesh.core.codec import decode, encode_split
 from mesh.core.ranges import to_ranges
 from mesh.core.records import (
@@ -71,6 +71,10 @@ FINAL = (
     *(RefuseReason.SECURITY, RefuseReason.MALFORMED),
 )
 """Reasons that trying again cannot change."""
+
+
+SEQS_MAX = 1 << 16
+"""Seqs that one record may settle."""
 
 
 def _unwelcomed() -> AppWelcome:
@@ -302,8 +306,9 @@ class Session(Struct):
 
     def _floor_ask(self, record: FloorAsk, now: float, events: list[Event]) -> None:
         calling = self.calling
-        ended = [seq for seq in range(calling.floor, calling.next_seq) if seq not in calling.pending]
-        self._say(Floor(record.node, self.id, calling.floor, to_ranges(ended)[:4_096]))
+        seqs = range(calling.floor, min(calling.next_seq, calling.floor + SEQS_MAX))
+        ended = to_ranges(seq for seq in seqs if seq not in calling.pending)
+        self._say(Floor(record.node, self.id, calling.floor, ended[:RANGES_MAX]))
 
     def _report(self, record: Report, now: float, events: list[Event]) -> None:
         if self.queries.pop(record.seq, None) is not None:
@@ -367,7 +372,7 @@ class Session(Struct):
             self._say(record)
 
     def _floor(self, floor: Floor, now: float, events: list[Event]) -> None:
-        self.serving.raise_floor(floor.node, floor.session, floor.floor)
+        self.serving.settled(floor)
 
     def _served(self, served: Served, now: float, events: list[Event]) -> None:
         service = self.serving.services.get(served.topic)
@@ -422,7 +427,8 @@ class Session(Struct):
         for record in records:
             self._say(record)
         if self.serving.callers and now >= self.serving.sweep_at:
-            self.serving.sweep(now)
+            for record in self.serving.sweep(now):
+                self._say(record)
         found = self.connection.listen(self._outstanding, now)
         if isinstance(found, str):
             events.append(Lost(found))

@@ -12,10 +12,10 @@ from msgspec import structs
 from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.codec import Batch, decode
-from mesh.core.context import SEQS_MAX, Act, Context
+from mesh.core.context import Act, Context
 from mesh.core.effects import CloseApp, Inquire, Level
+from mesh.core.floors import Floors
 from mesh.core.probing import DIAL_BACK, Probing
-from mesh.core.ranges import expand
 from mesh.core.records import (
     BODY_INLINE_MAX,
     PROTOCOL_MINOR,
@@ -73,6 +73,7 @@ class AppHop:
         self.serving = serving
         self.probing = probing
         self.act = act
+        self.floors = Floors(context)
         self.verbs: dict[type, Callable[[App, Any, float], None]] = {
             Request: self._request,
             Reply: self._reply,
@@ -86,7 +87,8 @@ class AppHop:
             Answer: self._answer,
             Reach: self._reach,
             Targets: self._targets,
-            Floor: self._floor,
+            Floor: self.floors.told,
+            FloorAsk: self.floors.wanted,
             Query: self._query,
             Ping: self._ping,
             Pong: self._pong,
@@ -175,7 +177,7 @@ class AppHop:
             state.conns.pop(app.conn, None)
         state.conns[conn] = app.session
         fresh = App(hello.session, hello.connection, app.name, app.namespace, conn)
-        for name in ("services", "records", "bytes", "floor", "outcomes", "reached"):
+        for name in ("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes", "reached"):
             setattr(fresh, name, getattr(app, name))
         app = state.apps[hello.session] = fresh
         app.uid, app.pid, app.heard_at = credentials.uid, credentials.pid, now
@@ -300,11 +302,6 @@ class AppHop:
         if len(app.targets_before) < self.options.outbox.outstanding_records:
             app.targets_before[targets.seq] = dict(targets.nodes)
 
-    def _floor(self, app: App, floor: Floor, now: float) -> None:
-        app.raise_floor(floor.floor)
-        for seq in expand(floor.settled, SEQS_MAX):
-            app.outcomes.pop(seq, None)
-
     def _query(self, app: App, query: Query, now: float) -> None:
         report = REPORTS.get(query.what)
         if query.what == DIAL_BACK:
@@ -351,9 +348,3 @@ class AppHop:
         for app in list(self.state.apps.values()):
             if app.detached_at is not None and app.conn is None and now - app.detached_at >= grace_s:
                 self._end_session(app, now)
-
-    def sweep(self) -> None:
-        """Ask apps for which outcomes are kept how far they have settled; the busy ones say so with each request."""
-        for app in self.state.apps.values():
-            if app.outcomes:
-                self.context.tell(app, FloorAsk(self.context.node, app.session))

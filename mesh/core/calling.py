@@ -19,6 +19,7 @@ from mesh.core.records import (
     Cancel,
     Failure,
     Flag,
+    FloorAsk,
     Kind,
     Receipt,
     Reply,
@@ -125,6 +126,8 @@ class Calling:
             limit = "outstanding_bytes"
         elif request.seq - app.floor >= options.session_window:
             limit = "session_window"
+        elif app.outcomes_bytes >= options.outcomes_bytes:
+            limit = "outcomes_bytes"
         elif self.state.outbox.queued >= self.options.pool.waiting_records_max:
             limit = "waiting_records_max"
         return self.failure(request, Status.OVERLOADED, f"{limit} is reached", limit=limit) if limit else None
@@ -332,17 +335,18 @@ class Calling:
         """Keep an outcome until the app's floor passes it, and send it."""
         if isinstance(outcome, Failure):
             self._count(outcome)
-        if seq >= app.floor:
-            app.outcomes[seq] = outcome
+        app.keep(seq, outcome)
         self.context.tell(app, outcome)
+        if 2 * app.outcomes_bytes > self.options.outbox.outcomes_bytes and not app.is_floor_asked:
+            app.is_floor_asked = True
+            self.context.tell(app, FloorAsk(self.context.node, app.session))
 
     def _count(self, failure: Failure) -> None:
         counts = self.state.totals.outcomes
         counts[failure.status] = counts.get(failure.status, 0) + 1
 
     def _settle(self, app: App, seq: int) -> None:
-        if seq >= app.floor:
-            app.outcomes[seq] = None
+        app.keep(seq, None)
         app.settled.append(seq)
         self.state.dirty_apps[app.session] = None
 

@@ -87,6 +87,7 @@ class State(Struct):
     drain_until: float = 0.0
     departing: list[tuple[float, Instance]] = field(default_factory=list)
     questions: dict[int, list[tuple[float, Ask]]] = field(default_factory=dict)
+    floors_wanted: dict[tuple[str, int], dict[int, None]] = field(default_factory=dict)
     ticked_at: float = 0.0
     due_at: float = 0.0
     swept_at: float = 0.0

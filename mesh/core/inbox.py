@@ -38,6 +38,15 @@ class InboxOptions(Struct, frozen=True):
         ),
     ] = 10_000
     queue_bytes: Annotated[int, Meta(ge=1 << 10, le=1 << 34, description="Bytes of their bodies, likewise.")] = 64 << 20
+    ids_max: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=1 << 24,
+            description="Requests remembered at once, until their caller has settled them or they expire; above it new "
+            "ones are given back as Overloaded. Each takes about half a kilobyte.",
+        ),
+    ] = 1 << 18
     answers_bytes: Annotated[
         int,
         Meta(
@@ -157,6 +166,7 @@ class Inbox(Struct):
     callers: dict[tuple[str, int], Caller] = field(default_factory=dict)
     wheel: Wheel[Id] = field(default_factory=lambda: Wheel(tick_s=0.25))
     answers_bytes: int = 0
+    ids: int = 0
 
     def find(self, id: Id) -> Handed | None:
         """Return what is remembered of an id."""
@@ -173,8 +183,13 @@ class Inbox(Struct):
 
     def keep(self, caller: Caller, handed: Handed) -> None:
         """Remember a request."""
+        self.ids += 1
         caller.handed[handed.request.seq] = handed
         self.wheel.add(handed.id, handed.expires)
+
+    def full(self, options: InboxOptions) -> str | None:
+        """Return the limit that one more request would break, or None."""
+        return "ids_max" if self.ids >= options.ids_max else None
 
     def raise_floor(self, caller: Caller, floor: int) -> None:
         """Everything of this session below ``floor`` is settled: forget what has ended of it."""
@@ -184,9 +199,13 @@ class Inbox(Struct):
         seqs = range(caller.floor, floor) if span < len(caller.handed) else [s for s in caller.handed if s < floor]
         caller.floor = floor
         for seq in seqs:
-            handed = caller.handed.get(seq)
-            if handed is not None and handed.stage is Stage.ENDED:
-                self._drop(caller, handed)
+            self.settle(caller, seq)
+
+    def settle(self, caller: Caller, seq: int) -> None:
+        """One of this session above its floor is settled too."""
+        handed = caller.handed.get(seq)
+        if handed is not None and handed.stage is Stage.ENDED:
+            self._drop(caller, handed)
 
     def end(self, handed: Handed, answer: Reply | Failure | Receipt | None, options: InboxOptions) -> None:
         """The request has ended here; its answer is kept for copies, within the limit, and its body is not."""
@@ -209,7 +228,7 @@ class Inbox(Struct):
         self._drop(caller, handed)
 
     def _drop(self, caller: Caller, handed: Handed) -> None:
-        caller.handed.pop(handed.request.seq, None)
+        self.ids -= caller.handed.pop(handed.request.seq, None) is not None
         self.wheel.remove(handed.id, handed.expires)
         if isinstance(handed.answer, Reply):
             self.answers_bytes -= len(handed.answer.body)

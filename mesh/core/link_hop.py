@@ -12,6 +12,7 @@ from mesh.core.calling import Calling
 from mesh.core.codec import decode, weight
 from mesh.core.context import Act, Carry, Context
 from mesh.core.effects import Level
+from mesh.core.floors import Floors
 from mesh.core.link import Link, Phase
 from mesh.core.peers import Refused
 from mesh.core.probing import Probing
@@ -25,6 +26,8 @@ from mesh.core.records import (
     DialBack,
     DialledBack,
     Failure,
+    Floor,
+    FloorAsk,
     GiveBack,
     Goodbye,
     Hello,
@@ -71,6 +74,7 @@ class LinkHop:
         self.probing = probing
         self.act = act
         self.change = change
+        self.floors = Floors(context)
         self.verbs: dict[type, Callable[[Link, Any, float], None]] = {
             Request: self._request,
             Reply: self._reply,
@@ -84,6 +88,8 @@ class LinkHop:
             Credit: self._credit,
             Ask: self._ask,
             Answer: self._answer,
+            Floor: self._floor,
+            FloorAsk: self._floor_ask,
             Keep: self._keep,
             Ping: self._ping,
             Pong: self._pong,
@@ -201,6 +207,12 @@ class LinkHop:
 
     def _answer(self, link: Link, answer: Answer, now: float) -> None:
         self.act(self.recovery.answer(link.peer, answer, now), now)
+
+    def _floor(self, link: Link, floor: Floor, now: float) -> None:
+        self.floors.heard(link.peer, floor)
+
+    def _floor_ask(self, link: Link, ask: FloorAsk, now: float) -> None:
+        self.floors.ask(link.peer, ask)
 
     def _keep(self, link: Link, keep: Keep, now: float) -> None:
         link.keep_there = keep.persistent

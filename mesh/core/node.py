@@ -30,6 +30,7 @@ from mesh.core.codec import encode_split
 from mesh.core.context import Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
 from mesh.core.effects import CloseApp, CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
+from mesh.core.floors import Floors
 from mesh.core.heat import chosen
 from mesh.core.inbox import Stage
 from mesh.core.link import Link, Phase
@@ -44,6 +45,7 @@ from mesh.core.records import (
     Ask,
     Cancel,
     Failure,
+    FloorAsk,
     GiveBack,
     Goodbye,
     Receipt,
@@ -65,9 +67,6 @@ EXIT_RESTART = 77
 
 FAREWELL_S = 1.0
 """How long a refused connection stays open for its reason to arrive."""
-
-SWEEP_S = 5.0
-"""How often what is rarely stale is looked through."""
 
 CALLER_IDLE_S = 60.0
 """How long the floor of a silent calling session is kept."""
@@ -106,6 +105,7 @@ class Node:
         self.calling = Calling(self.context)
         self.recovery = Recovery(self.context, self.calling)
         self.serving = Serving(self.context)
+        self.floors = Floors(self.context)
         self.probing = Probing(self.context)
         parts = (self.context, self.calling, self.recovery, self.serving, self.probing)
         self.apps = AppHop(*parts, self._act)
@@ -241,9 +241,9 @@ class Node:
         self.context.effects.extend(Unwatch(topic) for topic in unwatch)
         for topic in changed:
             self._act(self.calling.topic_changed(topic, now), now)
-        if now - state.swept_at >= SWEEP_S:
+        if now - state.swept_at >= self.options.outbox.floor_pull_s:
             state.swept_at = now
-            self.apps.sweep()
+            self.floors.sweep(now)
             state.inbox.forget_idle(CALLER_IDLE_S, now)
         self._loop_back(now)
         if state.draining:
@@ -408,6 +408,8 @@ class Node:
                     self.calling.receipt(node, record, now)
                 elif isinstance(record, Cancel):
                     self.serving.cancel(node, record, now)
+                elif isinstance(record, FloorAsk):
+                    self.floors.ask(node, record)
                 elif isinstance(record, Ask):
                     self.serving.ask(node, record, now)
                 elif isinstance(record, Answer):

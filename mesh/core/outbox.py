@@ -64,6 +64,23 @@ class OutboxOptions(Struct, frozen=True):
             "one asks each of them. At the limit requests go only to those; where none serves the topic: Overloaded.",
         ),
     ] = 1024
+    outcomes_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 34,
+            description="Bytes of replies kept for one app until it says that it has them; above it: Overloaded.",
+        ),
+    ] = 64 << 20
+    floor_pull_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=3600,
+            description="How often sessions that ask for nothing more are asked how far they have settled. More often "
+            "frees memory sooner.",
+        ),
+    ] = 10.0
     attempts_max: Annotated[
         int,
         Meta(

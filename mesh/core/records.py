@@ -393,7 +393,8 @@ class Floor(_Wire, tag=41):
 
 
 class FloorAsk(_Wire, tag=42):
-    """Holder → the session's agent → its app: nothing was heard of your floor for a while; say it."""
+    """Holder → the session's agent → its app: nothing was heard of your floor for a while; say it. ``node``: of the
+    session, and towards the session that of the holder, which its answer bears."""
 
     node: Node
     session: U63

@@ -184,9 +184,9 @@ class Serving:
         if app is None or service is None or service.leaving or app.dead:
             self._give_back(handed, Status.UNROUTABLE, f"{request.topic!r} is not served here", "", GONE_RETRY_MS)
             return
-        limit = service.full(self.options.inbox, handed.charged)
+        limit = service.full(self.options.inbox, handed.charged) or self.state.inbox.full(self.options.inbox)
         if limit is not None:
-            text = f"the queue of {request.topic!r} at {self.context.node} is full"
+            text = f"{limit} is reached at {self.context.node}, for {request.topic!r}"
             self._give_back(handed, Status.OVERLOADED, text, limit, FULL_RETRY_MS)
             return
         self._keep(caller, handed, now)

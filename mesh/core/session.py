@@ -56,6 +56,8 @@ class App(Struct):
     bytes: int = 0
     floor: int = 0
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes_bytes: int = 0
+    is_floor_asked: bool = False
     accepted: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
     reached: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -67,12 +69,23 @@ class App(Struct):
         """The app has settled every seq below ``floor``: its outcomes need not be kept."""
         if floor <= self.floor:
             return
-        if floor - self.floor < len(self.outcomes):
-            for seq in range(self.floor, floor):
-                self.outcomes.pop(seq, None)
-        else:
-            self.outcomes = {seq: outcome for seq, outcome in self.outcomes.items() if seq >= floor}
+        few = floor - self.floor < len(self.outcomes)
+        for seq in range(self.floor, floor) if few else [seq for seq in self.outcomes if seq < floor]:
+            self.forget(seq)
         self.floor = floor
+
+    def keep(self, seq: int, outcome: Outcome) -> None:
+        """Keep an outcome until the app has settled it."""
+        if seq >= self.floor:
+            self.outcomes[seq] = outcome
+            if type(outcome) is Reply:
+                self.outcomes_bytes += len(outcome.body)
+
+    def forget(self, seq: int) -> None:
+        """The app has settled this seq."""
+        outcome = self.outcomes.pop(seq, None)
+        if type(outcome) is Reply:
+            self.outcomes_bytes -= len(outcome.body)
 
     def admitted(self, charged: int) -> None:
         """One more record of this app is outstanding."""

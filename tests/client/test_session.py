@@ -23,8 +23,8 @@ from mesh.client.events import (
     Reported,
     ServingTold,
 )
-from mesh.client.serving import MARGIN_S, SWEEP_S, Stage
-from mesh.client.session import FINAL, Session
+from mesh.client.serving import FLOOR_PULL_S, MARGIN_S, SWEEP_S, Stage
+from mesh.client.session import FINAL, SEQS_MAX, Session
 from mesh.core.codec import decode, encode
 from mesh.core.records import (
     Accepted,
@@ -697,6 +697,12 @@ def test_who_asks_how_far_we_are_is_told_the_floor_and_what_ended_above_it(agent
     assert [Floor("far", ID, 1, [(2, 3)])] == agent.heard()
 
 
+def test_the_floor_is_told_within_what_one_record_may_settle(agent: Agent) -> None:
+    agent.session.calling.next_seq = 3 * SEQS_MAX
+    agent.say(FloorAsk("far", ID))
+    assert [Floor("far", ID, 0, [(0, SEQS_MAX - 1)])] == agent.heard()
+
+
 # Serving
 
 
@@ -843,6 +849,32 @@ def test_what_is_below_the_callers_floor_is_forgotten_once_it_has_ended(serving:
     serving.say(Floor(*CALLER, 3, []), Floor(*CALLER, 10, []), Floor("nobody", 1, 1, []))
     serving.session.answer(reply(9))
     assert 0 == state.ids
+
+
+def test_what_a_caller_has_settled_above_its_floor_is_forgotten_too(serving: Agent) -> None:
+    for seq in range(6):
+        serving.say(asked(seq))
+        if seq != 2:
+            serving.session.begin(id_of(seq), T0)
+            serving.session.answer(reply(seq))
+    serving.say(Floor(*CALLER, 1, [(2, 3), (5, 1 << 40)]))
+    assert [1, 2, 4] == list(serving.session.serving.callers[CALLER].works)
+
+
+def test_a_caller_that_says_nothing_for_long_is_asked_how_far_it_has_settled(serving: Agent) -> None:
+    serving.say(asked(0, timeout_ms=600_000))
+    serving.session.begin(id_of(0), T0)
+    serving.session.answer(reply(0))
+    serving.heard()
+    now = T0
+    while now < T0 + FLOOR_PULL_S - SWEEP_S / 2:
+        assert [] == serving.heard()
+        now = serving.session.serving.sweep_at
+        serving.session.tick(now)
+    assert [FloorAsk(*CALLER)] == [record for record in serving.heard() if isinstance(record, FloorAsk)]
+    serving.say(Floor(*CALLER, 1, []))
+    serving.session.tick(serving.session.serving.sweep_at)
+    assert [] == [record for record in serving.heard() if isinstance(record, FloorAsk)]
 
 
 def test_a_great_leap_of_the_floor_is_no_more_work_than_there_are_ids(serving: Agent) -> None:

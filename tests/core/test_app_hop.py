@@ -21,7 +21,6 @@ from mesh.core.records import (
     Credit,
     Flag,
     Floor,
-    FloorAsk,
     Goodbye,
     Keep,
     Ping,
@@ -433,26 +432,6 @@ def test_an_answer_of_an_app_bears_its_own_session() -> None:
     assert link is not None
     node_b.app_data(1, encode(server.counter, [Answer("a", 1, 2, 99, [(1, 0)], [int(Verdict.NEVER)])]), world.now)
     assert [Answer("a", 1, 2, 10, [(1, 0)], [0])] == link.out
-
-
-def test_idle_apps_are_asked_for_their_floor_and_what_is_below_it_is_forgotten() -> None:
-    world = fleet("ab")
-    server = App(world, "b", 10)
-    server.serve("orders")
-    caller = App(world, "a", 1)
-    world.run(1.5)
-    for _ in range(5):
-        caller.call("orders")
-    world.run(2.0)
-    outcomes = world.agents["a"].node.state.apps[1].outcomes
-    assert [0, 1, 2, 3, 4] == sorted(outcomes)
-    caller.say(Floor("", 1, 2, [(3, 3)]))
-    world.run(2.1)
-    assert [2, 4] == sorted(world.agents["a"].node.state.apps[1].outcomes)
-    caller.floor = 5
-    world.run(8.0)
-    assert [FloorAsk("a", 1)] == caller.of(FloorAsk)
-    assert {} == world.agents["a"].node.state.apps[1].outcomes
 
 
 def test_a_ping_is_answered_and_a_pong_is_heard() -> None:

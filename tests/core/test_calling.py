@@ -9,7 +9,7 @@ from mesh.core.inbox import InboxOptions
 from mesh.core.link import LinkOptions
 from mesh.core.outbox import OutboxOptions
 from mesh.core.pool import PoolOptions
-from mesh.core.records import Accepted, Cancel, Flag, Reach, Receipt, Reply, Request, Settled, Status, Targets
+from mesh.core.records import Accepted, Cancel, Flag, FloorAsk, Reach, Receipt, Reply, Request, Settled, Status, Targets
 from mesh.core.router import RouterOptions
 from mesh.sim.world import NetworkOptions, World
 from mesh.types import TopicKey
@@ -333,6 +333,25 @@ def test_what_an_app_may_have_outstanding_is_bounded_in_records_and_in_bytes() -
     world.run(4.0)
     assert (Status.OVERLOADED, "outstanding_bytes") == (caller.status(seqs[4]), caller.failure(seqs[4]).limit)
     server.release()
+    assert_mesh_quiescent(world)
+
+
+def test_the_replies_that_an_app_has_not_said_it_has_are_bounded_and_it_is_asked_in_time() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(outcomes_bytes=1 << 20)))
+    served(world, "b")
+    caller = App(world, "a", 1)
+    seqs = []
+    for _ in range(4):
+        seqs.append(caller.call("orders", b"x" * 300_000))
+        world.run(world.now + 1.0)
+    refused = caller.call("orders")
+    world.run(world.now + 1.0)
+    assert (Status.OVERLOADED, "outcomes_bytes") == (caller.status(refused), caller.failure(refused).limit)
+    assert 3 == len(caller.of(FloorAsk)), "each answer of the app allows one more question"
+    caller.settle()
+    again = caller.call("orders", b"room")
+    world.run(world.now + 1.0)
+    assert b"room" == caller.body(again)
     assert_mesh_quiescent(world)
 
 

@@ -186,6 +186,21 @@ def test_below_the_floor_what_has_ended_is_forgotten_and_what_runs_when_it_ends(
     assert len(rest) == len(caller.handed)
 
 
+def test_ids_are_counted_and_bounded_until_they_are_forgotten() -> None:
+    inbox, options = Inbox(), InboxOptions(ids_max=1024)
+    caller, works = keep(inbox, *range(1024))
+    assert (1024, "ids_max") == (inbox.ids, inbox.full(options))
+    inbox.erase(works[0])
+    inbox.settle(caller, 1)
+    assert (1023, None) == (inbox.ids, inbox.full(options)), "what runs stays"
+    inbox.end(works[1], None, options)
+    inbox.settle(caller, 1)
+    inbox.settle(caller, 5000)
+    assert 1022 == inbox.ids
+    inbox.expired(1e9)
+    assert 0 == inbox.ids
+
+
 def test_a_floor_never_falls() -> None:
     caller = Caller(floor=5)
     Inbox().raise_floor(caller, 4)

@@ -19,6 +19,8 @@ from mesh.core.records import (
     DialBack,
     DialledBack,
     Failure,
+    Floor,
+    FloorAsk,
     GiveBack,
     Goodbye,
     Hello,
@@ -311,6 +313,18 @@ def test_a_cancel_forgets_what_waits() -> None:
         peer.say(Request(0, seq, "orders", "", 9000, b"", node="p", session=5, target=10, dispatch=1))
     peer.say(Cancel("p", 5, 4))
     assert [0, 1, 2, 3] == list(one.state.inbox.callers["p", 5].handed)
+
+
+def test_floors_are_asked_for_and_told_between_agents() -> None:
+    one = lone_node()
+    serving(one)
+    app, peer = one.state.apps[10], Peer(one)
+    peer.say(Request(0, 4, "orders", "", 9000, b"", node="p", session=5, target=10, dispatch=1))
+    one.serving.reply(app, Reply("p", 5, 4, b""), 1.0)
+    asks = [record for to, data in peer.say(FloorAsk("b", 10)).app_data for record in decode(data).records]
+    assert [FloorAsk("p", 10)] == asks
+    peer.say(Floor("p", 5, 5, []))
+    assert ({}, 5) == (one.state.inbox.callers["p", 5].handed, one.state.inbox.callers["p", 5].floor)
 
 
 def test_a_wider_window_is_used_at_once_and_a_narrower_one_means_nothing() -> None:

@@ -16,12 +16,15 @@ from mesh.core.records import (
     Accepted,
     Answer,
     AppHello,
+    Ask,
     Flag,
+    FloorAsk,
     Goodbye,
     Hello,
     Keep,
     Kind,
     Pong,
+    Reach,
     Refuse,
     RefuseReason,
     Reply,
@@ -581,6 +584,21 @@ def test_a_node_takes_in_what_it_says_to_itself() -> None:
     server.close(dead=True)
     world.run(5.0)
     assert [Status.INDETERMINATE, Status.EXPIRED, Status.EXPIRED] == [caller.status(seq) for seq in queued]
+    assert_mesh_quiescent(world)
+
+
+def test_a_node_asks_its_own_apps_what_its_predecessor_had_handed_them_and_how_far_they_are() -> None:
+    world = fleet("a")
+    (server,) = serve(world, "a")
+    caller = App(world, "a", 1)
+    world.run(2.0)
+    caller.seq = 1
+    caller.say(Reach("a", 5, server.session), Request(0, 0, "orders", "", 9000, b"", Flag.RESUMED))
+    world.run(2.5)
+    (ask,) = server.of(Ask)
+    server.say(Answer("a", ask.incarnation, ask.number, 0, ask.ids, [0]), FloorAsk("a", 1))
+    world.run(3.0)
+    assert (b"", [FloorAsk("a", 1)]) == (caller.body(0), caller.of(FloorAsk))
     assert_mesh_quiescent(world)
 
 

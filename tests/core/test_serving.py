@@ -840,6 +840,17 @@ def test_a_reply_over_the_callers_limit_says_that_it_ran() -> None:
     assert_mesh_quiescent(world)
 
 
+def test_the_ids_that_are_remembered_are_bounded() -> None:
+    world = fleet("ab", NodeOptions(inbox=InboxOptions(ids_max=1024)))
+    server(world, workers=2000).handle = echo
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", timeout_s=60.0) for _ in range(1025)]
+    world.run(5.0)
+    assert 1024 == sum(isinstance(caller.end(seq), Reply) for seq in seqs)
+    assert (Status.OVERLOADED, "ids_max") == (caller.status(seqs[-1]), caller.failure(seqs[-1]).limit)
+    assert_mesh_quiescent(world)
+
+
 def test_what_went_to_another_app_than_the_one_that_is_asked_about_never_came_to_that_one() -> None:
     world = fleet("ab")
     server(world)

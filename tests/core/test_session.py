@@ -39,6 +39,19 @@ def test_whatever_the_floors_exactly_those_at_or_above_the_greatest_are_kept(seq
     assert [seq for seq in sorted(seqs) if seq >= greatest] == list(session.outcomes)
 
 
+def test_the_bytes_of_replies_are_counted_while_they_are_kept() -> None:
+    session = app(floor=1)
+    for seq in range(4):
+        session.keep(seq, reply(seq, b"four"))
+    session.keep(9, None)
+    assert (12, [1, 2, 3, 9]) == (session.outcomes_bytes, list(session.outcomes))
+    for seq in (2, 2, 9):
+        session.forget(seq)
+    assert (8, [1, 3]) == (session.outcomes_bytes, list(session.outcomes))
+    session.raise_floor(4)
+    assert (0, {}) == (session.outcomes_bytes, session.outcomes)
+
+
 def test_a_leap_of_the_floor_takes_no_time_for_the_numbers_between() -> None:
     session = app(1)
     session.raise_floor((1 << 63) - 1)
