@@ -36,6 +36,12 @@ _WAITED = "How long to wait for the end; what has not begun by then never does."
 @header_option
 @click.option("--wait", is_flag=True, help="When nobody serves the topic, wait for somebody.")
 @click.option("--idempotent", is_flag=True, help="It may run twice: retry it elsewhere when an agent or app is lost.")
+@click.option(
+    "--monitor-s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Give it up when the serving app shows no sign of life for so long; 0: wait for the timeout.",
+)
 @json_option
 @namespace_option
 @socket_option
@@ -46,6 +52,7 @@ def call(
     headers: tuple[str, ...],
     wait: bool,
     idempotent: bool,
+    monitor_s: float,
     as_json: bool,
     namespace: str,
     socket: str | None,
@@ -57,7 +64,9 @@ def call(
     kept, data = headers_of(headers), read_body(body)
     with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
         began = time.perf_counter()
-        reply = client.call(topic, data, timeout_s=timeout_s, headers=kept, wait=wait, idempotent=idempotent)
+        reply = client.call(
+            topic, data, timeout_s=timeout_s, headers=kept, wait=wait, idempotent=idempotent, monitor_s=monitor_s
+        )
         elapsed_ms = (time.perf_counter() - began) * 1000
     if not as_json:
         sys.stdout.buffer.write(reply.body)

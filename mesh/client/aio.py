@@ -119,10 +119,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        monitor_s: float = 0.0,
     ) -> Reply:
         """Ask one instance of ``topic`` and return its reply, as `mesh.Client.call` does."""
         flags = flags_of(idempotent=idempotent, wait=wait)
-        request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags)
+        request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags, monitor_s)
         _, outcome = await self._ask(request, deadline, until_held=False, until=None)
         return value_of(outcome)  # type: ignore[return-value]
 
@@ -135,10 +136,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        monitor_s: float = 0.0,
     ) -> asyncio.Future[Reply]:
         """Begin a `call` and return the future of its reply. It cannot wait for room: it raises Overloaded."""
         flags = flags_of(idempotent=idempotent, wait=wait)
-        request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags)
+        request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags, monitor_s)
         return self._begin(request, deadline, until_held=False)
 
     def _begin(self, request: Request, deadline: float, *, until_held: bool) -> asyncio.Future[Any]:

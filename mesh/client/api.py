@@ -175,6 +175,7 @@ def request_of(
     headers: Mapping[str, str] | None,
     flags: int,
     limits: AppWelcome,
+    monitor_s: float = 0.0,
 ) -> Request:
     """Check what is asked and make a request of it; raises Rejected, Expired (no time at all) and TypeError."""
     name, server = _parse_topic(topic)
@@ -188,7 +189,12 @@ def request_of(
         raise Rejected(
             f"a timeout of {timeout_s} s is over {limit_ms / 1000:g} s, the longest for a {KIND_NAMES[kind]}"
         )
-    return Request(int(kind), 0, name, server, math.ceil(timeout_s * 1000), body, int(flags), 0, checked)
+    request = Request(int(kind), 0, name, server, math.ceil(timeout_s * 1000), body, int(flags), 0, checked)
+    if monitor_s:
+        if not 0 < monitor_s * 1000 <= records.TIMEOUT_MS_MAX:
+            raise Rejected(f"monitor_s = {monitor_s} s is not a time within which an app can show that it is alive")
+        request.monitor_ms = math.ceil(monitor_s * 1000)
+    return request
 
 
 _IDEMPOTENT, _WAIT, _CONFIRM = int(Flag.IDEMPOTENT), int(Flag.WAIT), int(Flag.CONFIRM)

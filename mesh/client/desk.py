@@ -82,11 +82,14 @@ class Desk:
         target: Ticket | Future[Any],
         *,
         until_held: bool = False,
+        monitor_s: float = 0.0,
     ) -> tuple[int, float]:
         """Queue a request, and have ``target`` told of it; return its seq and its deadline."""
         if kind == Kind.CALL:
             timeout_s = inherited_timeout_s(timeout_s)
-        request = request_of(kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits)
+        request = request_of(
+            kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits, monitor_s
+        )
         waits = self._holds if until_held else self._ends
         now = monotonic()
         deadline = now + timeout_s

@@ -277,13 +277,22 @@ class Engine:
             raise SessionClosed("this client is closed")
 
     def prepare(
-        self, kind: Kind, topic: str, body: bytes, timeout_s: float, headers: Mapping[str, str] | None, flags: int
+        self,
+        kind: Kind,
+        topic: str,
+        body: bytes,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
+        flags: int,
+        monitor_s: float = 0.0,
     ) -> tuple[Request, float]:
         """Check a request; return it with its deadline."""
         self.check_open()
         if kind == Kind.CALL:
             timeout_s = inherited_timeout_s(timeout_s)
-        request = request_of(kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits)
+        request = request_of(
+            kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits, monitor_s
+        )
         return request, monotonic() + timeout_s
 
     def submit(

@@ -137,16 +137,19 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        monitor_s: float = 0.0,
     ) -> Reply:
         """Ask one instance of ``topic`` (or ``topic@server``) and return its reply; raises an OutcomeError.
 
         It runs at most once, unless it is ``idempotent``: then it may be retried elsewhere when an end is lost. When
-        nobody serves the topic, ``wait`` waits for somebody instead of raising Unroutable.
+        nobody serves the topic, ``wait`` waits for somebody instead of raising Unroutable. With ``monitor_s`` it is
+        given up (Indeterminate, or retried elsewhere) when the serving app shows no sign of life for so long: it
+        died or was stopped, however long ``timeout_s`` still is.
         """
         desk = self._here()
         ticket = Ticket()
         flags = flags_of(idempotent=idempotent, wait=wait)
-        seq, deadline = desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, ticket)
+        seq, deadline = desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, ticket, monitor_s=monitor_s)
         return value_of(desk.outcome(ticket, seq, deadline))  # type: ignore[return-value]
 
     def call_async(
@@ -158,12 +161,14 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        monitor_s: float = 0.0,
     ) -> Future[Reply]:
         """Begin a `call` and return the future of its reply; cancelling that cancels the call."""
         desk = self._here()
         flags = flags_of(idempotent=idempotent, wait=wait)
         return desk.future(
-            lambda future: desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, future), pipelined=False
+            lambda future: desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, future, monitor_s=monitor_s),
+            pipelined=False,
         )
 
     def cast(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mesh.core import notes
+from mesh.core.answering import Answering
 from mesh.core.calling import Calling
 from mesh.core.codec import decode, weight
 from mesh.core.context import Act, Carry, Context
@@ -75,6 +76,7 @@ class LinkHop:
         self.act = act
         self.change = change
         self.floors = Floors(context)
+        self.answering = Answering(context, serving)
         self.verbs: dict[type, Callable[[Link, Any, float], None]] = {
             Request: self._request,
             Reply: self._reply,
@@ -203,7 +205,7 @@ class LinkHop:
         self.calling.sending.flush_queue(link.peer, now)
 
     def _ask(self, link: Link, ask: Ask, now: float) -> None:
-        self.serving.ask(link.peer, ask, now)
+        self.answering.ask(link.peer, ask, now)
 
     def _answer(self, link: Link, answer: Answer, now: float) -> None:
         self.act(self.recovery.answer(link.peer, answer, now), now)

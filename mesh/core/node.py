@@ -23,6 +23,7 @@ from typing import NamedTuple
 from msgspec import msgpack
 
 from mesh.core import notes
+from mesh.core.answering import Answering
 from mesh.core.app_hop import AppHop
 from mesh.core.calling import Calling
 from mesh.core.catalogue import AgentEntry, Snapshot
@@ -106,6 +107,7 @@ class Node:
         self.recovery = Recovery(self.context, self.calling)
         self.serving = Serving(self.context)
         self.floors = Floors(self.context)
+        self.answering = Answering(self.context, self.serving)
         self.probing = Probing(self.context)
         parts = (self.context, self.calling, self.recovery, self.serving, self.probing)
         self.apps = AppHop(*parts, self._act)
@@ -223,6 +225,7 @@ class Node:
         if lag_s > self.options.liveness.heartbeat_s / 2:
             state.peers.lagged(lag_s)
             self.probing.lagged(lag_s)
+            self.recovery.monitor.lagged(lag_s)
             self.context.note(notes.LAGGED, Level.WARNING, lag_s=round(lag_s, 3))
         state.ticked_at, state.due_at = now, 0.0
         self._act(self.recovery.tick(now), now)
@@ -411,7 +414,7 @@ class Node:
                 elif isinstance(record, FloorAsk):
                     self.floors.ask(node, record)
                 elif isinstance(record, Ask):
-                    self.serving.ask(node, record, now)
+                    self.answering.ask(node, record, now)
                 elif isinstance(record, Answer):
                     self._act(self.recovery.answer(node, record, now), now)
 

@@ -114,7 +114,8 @@ class Entry(Struct):
     """One request that has not ended. ``charged`` is its weight; ``reached``: the incarnation it was sent
     to; ``asked``: targets that have not said what became of it, and the incarnation that it had been sent to there;
     ``lost``: one that cannot say; ``targets``: the nodes that an earlier agent chose for a fan-out; ``doubtful``: it
-    was lost after it had left, and may have run; ``refusal``: why it was given back last."""
+    was lost after it had left, and may have run; ``refusal``: why it was given back last; ``seen_at``: when it last
+    showed that it is worked at, if it is watched, ``looked_at``: and when that was last asked."""
 
     request: Request
     topic: TopicKey
@@ -129,6 +130,8 @@ class Entry(Struct):
     lost: str = ""
     targets: dict[str, int] | None = None
     refusal: GiveBack | None = None
+    seen_at: float = 0.0
+    looked_at: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -173,10 +176,13 @@ class Outbox(Struct):
     inquiries: dict[TargetKey, Inquiry] = field(default_factory=dict)
     unasked: dict[TargetKey, None] = field(default_factory=dict)
     question_no: int = 0
+    monitored: dict[Key, None] = field(default_factory=dict)
 
     def admit(self, entry: Entry) -> None:
         """Begin to keep an entry; it is due at its deadline."""
         self.entries[entry.key] = entry
+        if entry.request.monitor_ms:
+            self.monitored[entry.key] = None
         self.wheel.add(entry.key, entry.deadline)
 
     def wait(self, entry: Entry) -> None:
@@ -279,6 +285,8 @@ class Outbox(Struct):
         if entry is not None:
             self.wheel.remove(key, entry.deadline)
             self.unplace(entry)
+            if entry.request.monitor_ms:
+                del self.monitored[key]
         return entry
 
     def outstanding(self, target: TargetKey) -> int:

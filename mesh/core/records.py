@@ -274,6 +274,7 @@ class Request(_Wire, tag=32):
     session that the caller's agent chose (0 in a fan-out: every instance of the node). ``floor``: every seq of this
     session below it is settled. ``size`` above zero says that the body follows as chunks of ``stream``.
     ``dispatch`` counts how often the caller's agent has sent it; the rest of the record does not change on a resend.
+    ``monitor_ms`` above zero: the call is lost when nothing shows for so long that the serving app is alive.
     """
 
     kind: Annotated[int, Meta(ge=0, le=2)]
@@ -292,6 +293,7 @@ class Request(_Wire, tag=32):
     namespace: Name = ""
     target: U63 = 0
     dispatch: U32 = 0
+    monitor_ms: Millis = 0
 
 
 class Reply(_Wire, tag=33):
@@ -362,6 +364,7 @@ class Ask(_Wire, tag=39):
 
     ``reached`` is the incarnation of the serving agent that they were sent to. The nonce ``(incarnation, number)``
     is echoed; only the answer to the latest question counts. An agent of a later incarnation hands it to the app.
+    ``alive``: the app itself must answer for what it was handed, and nobody for what is not known; the number is 0.
     """
 
     node: Node
@@ -370,6 +373,7 @@ class Ask(_Wire, tag=39):
     target: U63
     reached: U63
     ids: Ids
+    alive: bool = False
 
 
 class Answer(_Wire, tag=40):

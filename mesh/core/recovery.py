@@ -11,6 +11,7 @@ asks each of them. An id is with one of them at most, so one RUNNING is enough, 
 from mesh.core.calling import Calling
 from mesh.core.context import Context
 from mesh.core.link import Link
+from mesh.core.monitor import MONITOR, Monitor
 from mesh.core.outbox import Entry, Key, Place, TargetKey
 from mesh.core.pool import Action
 from mesh.core.records import Answer, Ask, Cancel, Failure, GiveBack, Kind, Receipt, Status, Verdict
@@ -41,6 +42,7 @@ class Recovery:
         self.options = context.options
         self.calling = calling
         self.sending = calling.sending
+        self.monitor = Monitor(context, calling)
 
     # It comes back, or its way is lost
 
@@ -158,6 +160,9 @@ class Recovery:
     def answer(self, node: str, answer: Answer, now: float) -> list[Action]:
         """The serving side says what became of what it was asked about; only what the live link asked counts."""
         outbox = self.state.outbox
+        if answer.number == MONITOR:
+            self.monitor.heard(node, answer, now)
+            return []
         target = (node, answer.target)
         inquiry = outbox.inquiries.get(target)
         if inquiry is None or answer.incarnation != self.state.peers.identity.incarnation:
@@ -206,7 +211,7 @@ class Recovery:
         for target in self.state.outbox.overdue(self.options.outbox.resume_grace_s, now):
             for key in list(self.state.outbox.inquiries[target].keys):
                 actions += self._judge(self.state.outbox.entries[key], target, Verdict.LOST, now)
-        return actions + self.inquire(now)
+        return actions + self.monitor.tick(now) + self.inquire(now)
 
     def _late(self, entry: Entry) -> Failure:
         """Return the outcome of an entry whose deadline has passed."""

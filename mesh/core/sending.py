@@ -85,6 +85,8 @@ class Sending:
         request.dispatch += 1
         request.timeout_ms = max(1, round((entry.deadline - now) * 1000))
         entry.place = Place.PLACED
+        if request.monitor_ms:
+            entry.seen_at = now
 
     def _send(self, link: Link, entry: Entry, now: float) -> None:
         self._sent(entry, now)

@@ -14,8 +14,6 @@ from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Fifo, Handed, Id, Service, 
 from mesh.core.link import Link
 from mesh.core.ranges import expand, to_ranges
 from mesh.core.records import (
-    Answer,
-    Ask,
     Cancel,
     Failure,
     GiveBack,
@@ -27,7 +25,6 @@ from mesh.core.records import (
     Settled,
     Status,
     Unserve,
-    Verdict,
 )
 from mesh.core.records import Serving as Served
 from mesh.core.session import App
@@ -43,9 +40,6 @@ GONE_RETRY_MS = 1_000
 
 QUEUE_SLACK = 64
 """Ids of requests that are gone which a queue may hold beside as many as are live."""
-
-QUESTIONS_MAX = 10_000
-"""Apps that may be asked for while they are away."""
 
 
 class Serving:
@@ -153,7 +147,7 @@ class Serving:
         if known is not None or request.seq < caller.floor:
             self._take(conn, charged)
             if known is not None:
-                self._again(known, request)
+                self.again(known, request)
             return
         expires = now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S
         handed = Handed(request, expires, charged, target=request.target, conn=conn)
@@ -162,7 +156,7 @@ class Serving:
         else:
             self._offer_one(caller, handed, now)
 
-    def _again(self, known: Handed, request: Request) -> None:
+    def again(self, known: Handed, request: Request) -> None:
         """A copy of a request came: if that has ended the answer goes again, else the copy is the latest dispatch."""
         known.request.dispatch = request.dispatch
         if known.stage is not Stage.ENDED:
@@ -429,26 +423,6 @@ class Serving:
                 self.context.tell(app, cancel)
 
     # An agent asks; an app is lost
-
-    def ask(self, node: str, ask: Ask, now: float) -> None:
-        """Say what became of requests that went to an app. What is remembered here is there; that the rest never came
-        this incarnation knows of what it was sent itself, else only the app does."""
-        if ask.node != node:
-            return
-        is_ours = ask.reached == self.state.peers.identity.incarnation
-        known = {id: self.state.inbox.find((node, *id)) for id in ask.ids}
-        found = {id: handed for id, handed in known.items() if handed is not None and handed.target == ask.target}
-        for handed in found.values():
-            self._again(handed, handed.request)
-        if told := ask.ids if is_ours else list(found):
-            verdicts = [int(Verdict.RUNNING if id in found else Verdict.NEVER) for id in told]
-            self.context.answer(node, Answer(node, ask.incarnation, ask.number, ask.target, told, verdicts))
-        ask.ids = [] if is_ours else [id for id in ask.ids if id not in found]
-        app = self.state.apps.get(ask.target)
-        if ask.ids and app is not None and app.conn is not None:
-            self.context.tell(app, ask)
-        elif ask.ids and len(self.state.questions) < QUESTIONS_MAX:
-            self.state.questions.setdefault(ask.target, []).append((now, ask))
 
     def resumed(self, app: App, now: float) -> None:
         """An app is back: it is asked what waits to be asked, and handed again what its old socket may have lost. What

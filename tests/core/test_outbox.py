@@ -202,6 +202,18 @@ def test_the_questions_to_a_target_on_one_link_have_one_number_and_ask_each_thin
     assert first < other < second
 
 
+def test_what_is_watched_is_known_until_it_ends() -> None:
+    outbox = Outbox()
+    one, two = entry(1), entry(2)
+    one.request.monitor_ms = 3000
+    for made in (one, two):
+        outbox.admit(made)
+    assert [one.key] == list(outbox.monitored)
+    for made in (one, two):
+        outbox.end(made.key)
+    assert {} == outbox.monitored
+
+
 class OutboxMachine(RuleBasedStateMachine):
     """An outbox driven as the calling half drives it, with fan-outs' parts in the queues beside the entries."""
 

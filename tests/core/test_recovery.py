@@ -556,6 +556,18 @@ def test_a_fan_out_goes_to_the_same_nodes_after_our_agent_was_killed() -> None:
     assert_mesh_quiescent(world)
 
 
+def test_a_sign_of_life_is_no_answer_to_a_question() -> None:
+    world = fleet("ab")
+    servers(world, "b")
+    caller = App(world, "a", 1)
+    caller.say(Reach("b", 7, 10), Request(0, 0, "orders", "", 10_000, b"", Flag.RESUMED))
+    node = world.agents["a"].node
+    world.silence("a", "b")
+    world.run(2.0)
+    assert [] == node.recovery.answer("b", Answer("a", 1001, 0, 10, [(1, 0)], [int(Verdict.NEVER)]), 2.0)
+    assert [("b", 10)] == asked_by(world, "a")
+
+
 # It comes back
 
 

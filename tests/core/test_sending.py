@@ -238,3 +238,13 @@ def test_what_waits_for_somebody_to_serve_it_holds_nothing_when_it_is_taken_away
     world.run(3.0)
     assert Status.EXPIRED == caller.status(seq)
     assert_mesh_quiescent(world)
+
+
+def test_what_is_watched_is_alive_when_it_leaves() -> None:
+    world = fleet("a")
+    (server,) = served(world, "a")
+    server.handle = hold
+    caller = App(world, "a", 1)
+    caller.say(Request(0, 0, "orders", "", 9_000, b"", monitor_ms=3_000))
+    world.run(2.0)
+    assert 1.5 < world.agents["a"].node.state.outbox.entries[1, 0].seen_at < 1.6

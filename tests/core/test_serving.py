@@ -7,10 +7,8 @@ from mesh.core.context import NodeOptions
 from mesh.core.effects import Note
 from mesh.core.inbox import InboxOptions, Stage
 from mesh.core.link import LinkOptions
-from mesh.core.node import Node
 from mesh.core.outbox import OutboxOptions
 from mesh.core.records import (
-    Answer,
     Ask,
     Cancel,
     Chunk,
@@ -25,9 +23,8 @@ from mesh.core.records import (
     Settled,
     Status,
     Unserve,
-    Verdict,
 )
-from mesh.core.serving import QUESTIONS_MAX, QUEUE_SLACK
+from mesh.core.serving import QUEUE_SLACK
 from mesh.sim.world import World
 from mesh.types import TopicKey
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options
@@ -673,54 +670,6 @@ def test_a_part_ends_once() -> None:
 # An agent asks; an app is lost
 
 
-def ask(node: Node, *seqs: int, reached: int = 1002, target: int = 10) -> None:
-    node.serving.ask("a", Ask("a", 1001, 5, target, reached, [(1, seq) for seq in seqs]), 3.0)
-
-
-def test_of_what_it_was_sent_this_incarnation_knows_everything() -> None:
-    world = fleet("ab")
-    app = server(world, workers=2)
-    caller = App(world, "a", 1)
-    ended, running = caller.call("orders", b"one"), caller.call("orders")
-    world.run(2.0)
-    app.say(echo(app.asked[0]))
-    world.run(3.0)
-    node = world.agents["b"].node
-    ask(node, ended, running, 99)
-    node.serving.ask("c", Ask("a", 1001, 5, 10, 1002, [(1, 0)]), 3.0)
-    verdicts = [int(Verdict.RUNNING), int(Verdict.RUNNING), int(Verdict.NEVER)]
-    assert [
-        Reply("a", 1, ended, b"one"),
-        Answer("a", 1001, 5, 10, [(1, ended), (1, running), (1, 99)], verdicts),
-    ] == out(world)
-
-
-def test_what_an_earlier_incarnation_was_sent_only_the_app_knows() -> None:
-    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=2.0)))
-    app = server(world)
-    node = world.agents["b"].node
-    ask(node, 1, reached=7)
-    assert [Ask] == [type(record) for record in node.state.apps[10].out if isinstance(record, Ask)]
-    app.close()
-    world.run(3.0)
-    ask(node, 2, reached=7)
-    ask(node, 3, reached=7, target=77)
-    app.come_back()
-    world.run(4.0)
-    assert [2] == [record.ids[0][1] for record in app.of(Ask)][-1:]
-    assert [77] == list(node.state.questions)
-    world.run(6.0)
-    assert {} == node.state.questions
-
-
-def test_questions_for_apps_that_are_away_are_bounded() -> None:
-    world = fleet("b")
-    node = world.agents["b"].node
-    for target in range(QUESTIONS_MAX + 10):
-        ask(node, 1, reached=7, target=target)
-    assert QUESTIONS_MAX == len(node.state.questions)
-
-
 def test_an_app_that_lost_its_socket_is_handed_again_what_it_may_have_missed() -> None:
     world = fleet("ab")
     app = server(world, workers=1)
@@ -851,26 +800,31 @@ def test_the_ids_that_are_remembered_are_bounded() -> None:
     assert_mesh_quiescent(world)
 
 
-def test_what_went_to_another_app_than_the_one_that_is_asked_about_never_came_to_that_one() -> None:
-    world = fleet("ab")
-    server(world)
+def test_a_copy_of_a_call_whose_reply_could_not_be_kept_is_indeterminate() -> None:
+    world = fleet("ab", NodeOptions(inbox=InboxOptions(answers_bytes=0)))
+    server(world).handle = echo
     caller = App(world, "a", 1)
-    seq = caller.call("orders")
+    seq = caller.call("orders", b"one")
     world.run(2.0)
     node = world.agents["b"].node
-    ask(node, seq, target=11)
-    assert [Answer("a", 1001, 5, 11, [(1, seq)], [int(Verdict.NEVER)])] == out(world)
+    known = node.state.inbox.find(("a", 1, seq))
+    assert known is not None
+    node.serving.again(known, known.request)
+    (failure,) = out(world)
+    assert isinstance(failure, Failure)
+    assert (Status.INDETERMINATE, "answers_bytes") == (failure.status, failure.limit)
 
 
-def test_what_this_incarnation_remembers_is_there_whichever_it_was_sent_to() -> None:
+def test_an_app_that_is_back_is_asked_what_waited_for_it_and_one_that_stays_away_is_not_waited_for() -> None:
     world = fleet("ab")
     app = server(world)
-    caller = App(world, "a", 1)
-    seq = caller.call("orders")
+    app.close()
     world.run(2.0)
-    node = world.agents["b"].node
-    ask(node, seq, 99, reached=7)
-    assert [Answer("a", 1001, 5, 10, [(1, seq)], [int(Verdict.RUNNING)])] == out(world)
-    world.run(2.1)
-    ask(node, seq, reached=7)
-    assert [[(1, 99)]] == [record.ids for record in [*app.of(Ask), *node.state.apps[10].out] if isinstance(record, Ask)]
+    question = Ask("a", 1001, 5, 10, 7, [(1, 0)])
+    questions = world.agents["b"].node.state.questions
+    questions[10], questions[77] = [(2.0, question)], [(2.0, question)]
+    app.come_back()
+    world.run(3.0)
+    assert ([question], [77]) == (app.of(Ask), list(questions))
+    world.run(8.0)
+    assert {} == questions

@@ -1,5 +1,8 @@
 """Whole meshes of real agents, driven by the real client."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,7 +13,7 @@ from itertools import count
 import pytest
 
 import mesh
-from tests.system.agents import Agent, Fleet, until
+from tests.system.agents import WITHIN_S, Agent, Fleet, until
 
 pytestmark = pytest.mark.system
 
@@ -192,6 +195,31 @@ def test_killing_a_reactor_under_load_fails_no_call_and_none_runs_twice(fleet: F
     assert ["reply"] == list(outcomes)
     assert {1} == {*begun.values(), *answered.values()}
     assert {*answered, b"first"} == {*begun}
+
+
+SLOW_APP = """
+import sys, time, mesh
+with mesh.connect(app="slow", socket=sys.argv[1]) as app:
+    app.serve("slow", lambda message: time.sleep(float(message.body)) or b"done", workers=4)
+    print("serving", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_call_that_is_watched_outlasts_work_and_is_given_up_when_its_server_is_stopped(fleet: Fleet) -> None:
+    a, b = fleet.start("a"), fleet.start("b")
+    command = [sys.executable, "-c", SLOW_APP, str(b.socket_path)]
+    with client(a, "caller") as caller, subprocess.Popen(command, stdout=subprocess.PIPE) as app:
+        try:
+            assert app.stdout is not None
+            assert b"serving\n" == app.stdout.readline()
+            assert b"done" == caller.call("slow", b"4", timeout_s=60, wait=True, monitor_s=1.5).body
+            pending = caller.call_async("slow", b"600", timeout_s=600, monitor_s=1.5)
+            app.send_signal(signal.SIGSTOP)
+            with pytest.raises(mesh.Indeterminate, match="its app at b showed no sign of life for 1.5 s"):
+                pending.result(WITHIN_S)
+        finally:
+            app.kill()
 
 
 def test_heartbeats_pass_between_the_chunks_of_large_bodies(fleet: Fleet) -> None:
