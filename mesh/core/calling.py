@@ -311,6 +311,7 @@ class Calling:
     def settled(self, record: Settled, now: float) -> None:
         """Casts were ended by a handler."""
         if record.failed:
+            self.state.totals.casts_failed += record.failed
             self.context.note(notes.CAST_FAILED, Level.WARNING, session=record.session, failed=record.failed)
         for seq in expand(record.ranges, SEQS_MAX):
             self.end((record.session, seq), None, now)

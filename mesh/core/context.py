@@ -56,12 +56,15 @@ class NodeOptions(Struct, frozen=True):
 
 
 class Totals(Struct):
-    """Counters since this node began."""
+    """Counters since this node began. ``casts_failed``: those of ours whose handler raised; ``poisoned``: what was not
+    placed again, because too many apps had died that had begun it."""
 
     calls: int = 0
     casts: int = 0
     fanouts: int = 0
     served: int = 0
+    casts_failed: int = 0
+    poisoned: int = 0
     outcomes: dict[int, int] = field(default_factory=dict)
 
 

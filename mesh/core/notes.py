@@ -20,6 +20,7 @@ __all__ = [
     "LINK_OPENED",
     "LINK_REFUSED",
     "NAMESAKE_SILENT",
+    "POISONED",
     "PROBED",
     "SERVICE_ENDED",
     "SERVICE_STARTED",
@@ -47,6 +48,7 @@ LINK_MALFORMED = "link_malformed"
 LINK_OPENED = "link_opened"
 LINK_REFUSED = "link_refused"
 NAMESAKE_SILENT = "namesake_silent"
+POISONED = "poisoned"
 PROBED = "probed"
 SERVICE_ENDED = "service_ended"
 SERVICE_STARTED = "service_started"

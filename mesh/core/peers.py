@@ -7,6 +7,7 @@ have something in them.
 """
 
 from collections.abc import Container
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -156,6 +157,18 @@ class Peers(Struct):
         peer = self.peer(node)
         peer.condition, peer.suspected_at = Condition.SUSPECT, now
 
+    def suspects(self, now: float) -> list[str]:
+        """Return the suspect nodes without a link; who was suspected for so long that it counts no more is none."""
+        found: list[str] = []
+        for node, peer in self.peers.items():
+            if peer.link is not None or peer.condition is Condition.ALIVE:
+                continue
+            if now - peer.suspected_at >= self.terms.dead_after_s:
+                peer.condition = Condition.ALIVE
+            else:
+                found.append(node)
+        return found
+
     def news(self, agent: AgentEntry) -> bool:
         """Take what the catalogue says of a node without a link; return whether that is a later incarnation."""
         peer = self.peers.get(agent.node)
@@ -194,35 +207,38 @@ class Peers(Struct):
         if link is None or link.phase is not Phase.DIALLING:
             return
         advance(link, Event.CONNECTED, now)
-        seen = self.peer(link.peer).seen
-        seen.own_no += 1
-        link.own_no = seen.own_no
-        self.say(link, self.greeting(link.peer, link.own_no))
+        self.say(link, self.greeting(link.peer, self._number(link)))
 
     def greeting(self, meant: str, link_no: int, *, probe: bool = False) -> Hello:
         """Return the HELLO that says who we are."""
+        at, versions = self.identity.endpoint, (0, PROTOCOL_MINOR)
+        return Hello(*versions, meant=meant, host=at.host, port=at.port, probe=probe, **self._terms(link_no))
+
+    def _number(self, link: Link) -> int:
+        """Give a link the next of our numbers for its peer, and return it."""
+        seen = self.peer(link.peer).seen
+        seen.own_no += 1
+        link.own_no = seen.own_no
+        return link.own_no
+
+    def _terms(self, link_no: int) -> dict[str, Any]:
+        """Return what HELLO and WELCOME both say of this node."""
         me, terms, options = self.identity, self.terms, self.options
-        return Hello(
-            protocol_min=0,
-            protocol_max=PROTOCOL_MINOR,
-            fleet=me.fleet,
-            node=me.node,
-            incarnation=me.incarnation,
-            link_no=link_no,
-            meant=meant,
-            host=me.endpoint.host,
-            port=me.endpoint.port,
-            heartbeat_ms=round(terms.heartbeat_s * 1000),
-            dead_after_ms=round(terms.dead_after_s * 1000),
-            body_bytes_max=options.body_bytes_max,
-            chunk_bytes=options.chunk_bytes,
-            chunks_in_flight=options.chunks_in_flight,
-            credit_records=options.credit_records,
-            credit_bytes=options.credit_bytes,
-            draining=self.draining,
-            certificate=me.certificate,
-            probe=probe,
-        )
+        return {
+            "fleet": me.fleet,
+            "node": me.node,
+            "incarnation": me.incarnation,
+            "link_no": link_no,
+            "heartbeat_ms": round(terms.heartbeat_s * 1000),
+            "dead_after_ms": round(terms.dead_after_s * 1000),
+            "body_bytes_max": options.body_bytes_max,
+            "chunk_bytes": options.chunk_bytes,
+            "chunks_in_flight": options.chunks_in_flight,
+            "credit_records": options.credit_records,
+            "credit_bytes": options.credit_bytes,
+            "draining": self.draining,
+            "certificate": me.certificate,
+        }
 
     def lost(self, conn: int, reason: str, now: float) -> list[Change]:
         """A connection is gone, or never came to be; a held HELLO of the same peer may take its place."""
@@ -305,29 +321,10 @@ class Peers(Struct):
             if conn is not None:
                 changes.append(self._close(self.links[conn], Event.LOST, reason, now))
         advance(link, Event.ACCEPTED, now)
-        me, terms, options = self.identity, self.terms, self.options
-        peer.seen.own_no += 1
-        link.own_no = peer.seen.own_no
-        link.terms = agreed(terms, hello.heartbeat_ms, hello.dead_after_ms)
+        link.terms = agreed(self.terms, hello.heartbeat_ms, hello.dead_after_ms)
         link.protocol = min(PROTOCOL_MINOR, hello.protocol_max)
         link.keep_there = hello.persistent
-        welcome = Welcome(
-            protocol=link.protocol,
-            fleet=me.fleet,
-            node=me.node,
-            incarnation=me.incarnation,
-            link_no=link.own_no,
-            heartbeat_ms=round(terms.heartbeat_s * 1000),
-            dead_after_ms=round(terms.dead_after_s * 1000),
-            body_bytes_max=options.body_bytes_max,
-            chunk_bytes=options.chunk_bytes,
-            chunks_in_flight=options.chunks_in_flight,
-            credit_records=options.credit_records,
-            credit_bytes=options.credit_bytes,
-            draining=self.draining,
-            certificate=me.certificate,
-        )
-        self.say(link, welcome)
+        self.say(link, Welcome(protocol=link.protocol, **self._terms(self._number(link))))
         peer.endpoint = Endpoint(hello.host, hello.port)
         return [*changes, self._opened(link, peer, hello, now)]
 
@@ -449,9 +446,6 @@ class Peers(Struct):
                 changes += self._beat(link, link.peer in busy, now)
             elif link.conn in self.links and now - link.since >= self._patience_s(link):
                 changes += self._timed_out(link, now)
-        for peer in self.peers.values():
-            if peer.link is None and now - peer.suspected_at >= self.terms.dead_after_s:
-                peer.condition = Condition.ALIVE
         return changes
 
     def _patience_s(self, link: Link) -> float:

@@ -8,8 +8,10 @@ The same is asked when the loss was that of our own agent: its successor is told
 asks each of them. An id is with one of them at most, so one RUNNING is enough, and NEVER is needed of all.
 """
 
+from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.context import Context
+from mesh.core.effects import Level
 from mesh.core.link import Link
 from mesh.core.monitor import MONITOR, Monitor
 from mesh.core.outbox import Entry, Key, Place, TargetKey
@@ -68,9 +70,7 @@ class Recovery:
             entry.doubtful = True
             entry.attempts += record.limit == "attempts_max"
             if entry.attempts >= self.options.outbox.attempts_max:
-                text = f"{entry.attempts} apps that had begun it are gone"
-                failure = self.calling.failure(entry.request, Status.INDETERMINATE, text, "attempts_max")
-                self.calling.end(key, failure, now)
+                self._poisoned(entry, now)
                 return []
         view = self.state.directory.views.get(entry.topic)
         if view is not None:
@@ -81,6 +81,15 @@ class Recovery:
         actions = self.calling.replace(entry, now)
         entry.refusal = None
         return actions
+
+    def _poisoned(self, entry: Entry, now: float) -> None:
+        """So many processes died of an entry that it is not placed again. Here every poisonous message ends."""
+        request = entry.request
+        text = f"{entry.attempts} apps that had begun it are gone"
+        name = f"{request.topic}@{request.server}" if request.server else request.topic
+        self.context.note(notes.POISONED, Level.ERROR, topic=name, session=request.session, seq=request.seq, why=text)
+        self.state.totals.poisoned += 1
+        self.calling.end(entry.key, self.calling.failure(request, Status.INDETERMINATE, text, "attempts_max"), now)
 
     def dial_failed(self, node: str, now: float) -> list[Action]:
         """No link could be had to a node: what waits for it and never left may go elsewhere."""
@@ -234,14 +243,14 @@ class Recovery:
         return self.calling.failure(request, Status.EXPIRED, f"nobody was ready for {request.topic!r} within its time")
 
     def probe(self, now: float) -> list[Action]:
-        """Dial the suspects that are listed still, while there is room: nobody would otherwise find out that they are
-        well, since they are passed over."""
-        peers, pool, actions = self.state.peers, self.state.pool, list[Action]()
-        away = [node for node, peer in peers.peers.items() if peer.link is None and peers.is_suspect(node)]
-        if not away:
+        """Dial the suspects that are listed still, while there is room: they are passed over, and nobody would find out
+        that they are well before their time as suspects is over."""
+        pool, actions = self.state.pool, list[Action]()
+        suspects = self.state.peers.suspects(now)
+        if not suspects:
             return actions
         listed = {key.node: None for view in self.state.directory.views.values() for key in view.ready.keys}
-        for node in away:
+        for node in suspects:
             if node in listed and pool.taken < self.options.pool.links_max:
                 actions += pool.want(node, self.options.pool, now)
         return actions

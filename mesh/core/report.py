@@ -48,6 +48,8 @@ def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
                 "casts": state.totals.casts,
                 "fanouts": state.totals.fanouts,
                 "served": state.totals.served,
+                "casts_failed": state.totals.casts_failed,
+                "poisoned": state.totals.poisoned,
                 "outcomes": {str(status): count for status, count in state.totals.outcomes.items()},
             },
             **facts,

@@ -187,7 +187,7 @@ def test_a_cast_whose_handler_failed_is_settled_and_noted() -> None:
     seq = caller.cast("orders")
     world.run(2.0)
     assert None is caller.end(seq)
-    assert 1 == len(notes(world, "cast_failed", "a"))
+    assert 1 == len(notes(world, "cast_failed", "a")) == world.agents["a"].node.state.totals.casts_failed
 
 
 # Whom it reaches

@@ -52,7 +52,15 @@ def test_status_says_who_the_agent_is_and_what_it_holds() -> None:
         for key in ("name", "session", "outstanding_records", "outstanding_bytes", "attached", "serves")
     )
     assert (1, [{"topic": "orders", "server": "srv"}]) == (there["remembered"], there["apps"][0]["serves"])
-    assert {"calls": 1, "casts": 0, "fanouts": 0, "served": 0, "outcomes": {}} == here["totals"]
+    assert {
+        "calls": 1,
+        "casts": 0,
+        "fanouts": 0,
+        "served": 0,
+        "casts_failed": 0,
+        "poisoned": 0,
+        "outcomes": {},
+    } == here["totals"]
 
 
 def test_status_counts_outcomes() -> None:
