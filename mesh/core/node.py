@@ -415,7 +415,8 @@ class Node:
                     self.floors.ask(node, record)
                 elif isinstance(record, Ask):
                     self.answering.ask(node, record, now)
-                elif isinstance(record, Answer):
+                else:
+                    assert isinstance(record, Answer), record
                     self._act(self.recovery.answer(node, record, now), now)
 
     # What goes out
