@@ -82,7 +82,7 @@ class Reactor:
         self.armed_for = self.lag_s = 0.0
         options = config.node_options
         identity = self._identity()
-        node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock())
+        node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock(), owner_uid=os.geteuid())
         self.recorder = Recorder(node, config.recorder, inherited.data_dir / "recordings", note, self.clock)
         self.node = self.recorder.node
         self.links = Links(

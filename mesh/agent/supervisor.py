@@ -115,6 +115,9 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
     backoff_max_s: float = 5.0
     """The longest wait."""
 
+    same_signal_s: float = 0.5
+    """How soon after the first signal to stop a second one still means the same."""
+
 
 class Inherited(Struct, frozen=True):
     """What a reactor gets from its supervisor.
@@ -238,6 +241,7 @@ class _Supervisor:
         self._reactor: _Reactor | None = None
         self._ended_at = self._start_at = self._keep_alive_at = time.monotonic()
         self._stopping = False
+        self._stopping_since = 0.0
         self._stopped_by = 0
         self._status: int | None = None
 
@@ -309,8 +313,14 @@ class _Supervisor:
                 self._stop(signal.Signals(number))
 
     def _stop(self, number: signal.Signals) -> None:
-        """The first signal drains, the second ends the reactor at once."""
+        """The first signal drains, a later one ends the reactor at once. One that follows in a moment is the same:
+        whoever ends a whole process group often tells this process and then the group."""
+        now = time.monotonic()
+        if self._stopping and now - self._stopping_since < self._options.same_signal_s:
+            return
         at_once = self._stopping
+        if not at_once:
+            self._stopping_since = now
         self._stopping = True
         self._note(SUPERVISOR_STOPPING, signal=number.name, at_once=at_once)
         self._say("STOPPING=1", "STATUS=stopping at once" if at_once else "STATUS=draining")

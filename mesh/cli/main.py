@@ -6,7 +6,21 @@ from collections.abc import Sequence
 
 import click
 
-from mesh.cli import bench, completion, config, demo, doctor, exits, inspecting, messages, recorder, run, serving, sim
+from mesh.cli import (
+    bench,
+    completion,
+    config,
+    demo,
+    doctor,
+    draining,
+    exits,
+    inspecting,
+    messages,
+    recorder,
+    run,
+    serving,
+    sim,
+)
 from mesh.cli.agent import agent
 from mesh.cli.exits import Exit
 from mesh.errors import ConfigError, MeshError
@@ -54,6 +68,7 @@ for command in (
     inspecting.topics,
     inspecting.links,
     inspecting.ping,
+    draining.drain,
     bench.bench,
     recorder.recorder,
     sim.sim,

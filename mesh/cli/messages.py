@@ -35,6 +35,7 @@ _WAITED = "How long to wait for the end; what has not begun by then never does."
 @timeout_option(10.0, "How long to wait for the reply.")
 @header_option
 @click.option("--wait", is_flag=True, help="When nobody serves the topic, wait for somebody.")
+@click.option("--wait-for-room", is_flag=True, help="When all who serve the topic are full, wait for room.")
 @click.option("--idempotent", is_flag=True, help="It may run twice: retry it elsewhere when an agent or app is lost.")
 @click.option(
     "--monitor-s",
@@ -51,6 +52,7 @@ def call(
     timeout_s: float,
     headers: tuple[str, ...],
     wait: bool,
+    wait_for_room: bool,
     idempotent: bool,
     monitor_s: float,
     as_json: bool,
@@ -65,7 +67,14 @@ def call(
     with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
         began = time.perf_counter()
         reply = client.call(
-            topic, data, timeout_s=timeout_s, headers=kept, wait=wait, idempotent=idempotent, monitor_s=monitor_s
+            topic,
+            data,
+            timeout_s=timeout_s,
+            headers=kept,
+            wait=wait,
+            wait_for_room=wait_for_room,
+            idempotent=idempotent,
+            monitor_s=monitor_s,
         )
         elapsed_ms = (time.perf_counter() - began) * 1000
     if not as_json:

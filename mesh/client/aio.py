@@ -18,6 +18,7 @@ from mesh.client.api import (
     CONNECT_TIMEOUT_S,
     FAREWELL_S,
     HELD_TIMEOUT_S,
+    IN_HANDLER,
     PREFETCH,
     WORKERS,
     Receipt,
@@ -119,10 +120,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        wait_for_room: bool = False,
         monitor_s: float = 0.0,
     ) -> Reply:
         """Ask one instance of ``topic`` and return its reply, as `mesh.Client.call` does."""
-        flags = flags_of(idempotent=idempotent, wait=wait)
+        flags = flags_of(idempotent=idempotent, wait=wait, wait_for_room=wait_for_room)
         request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags, monitor_s)
         _, outcome = await self._ask(request, deadline, until_held=False, until=None)
         return value_of(outcome)  # type: ignore[return-value]
@@ -136,10 +138,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        wait_for_room: bool = False,
         monitor_s: float = 0.0,
     ) -> asyncio.Future[Reply]:
         """Begin a `call` and return the future of its reply. It cannot wait for room: it raises Overloaded."""
-        flags = flags_of(idempotent=idempotent, wait=wait)
+        flags = flags_of(idempotent=idempotent, wait=wait, wait_for_room=wait_for_room)
         request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags, monitor_s)
         return self._begin(request, deadline, until_held=False)
 
@@ -365,8 +368,12 @@ class Client:
     # The end
 
     async def drain(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
-        """Serve nothing more and finish what is in hand; return whether that was done within ``timeout_s``."""
+        """Serve nothing more and finish what is in hand; return whether that was done within ``timeout_s``.
+
+        Raises RuntimeError in a handler, for which it would wait.
+        """
         session = self._engine.session
+        self._check_outside()
         for topic in list(session.serving.services):
             session.unserve(topic)
         self._engine.flush_soon()
@@ -376,8 +383,12 @@ class Client:
         )
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Drain, wait until all that was asked for has ended, say goodbye; after ``timeout_s`` give up what is left."""
+        """Drain, wait until all that was asked for has ended, say goodbye; after ``timeout_s`` give up what is left.
+
+        Raises RuntimeError in a handler, for which it would wait.
+        """
         engine, session = self._engine, self._engine.session
+        self._check_outside()
         async with self._closing:
             if engine.is_stopped:
                 return
@@ -393,6 +404,11 @@ class Client:
                     )
             finally:
                 engine.stop()
+
+    def _check_outside(self) -> None:
+        task = asyncio.current_task()
+        if any(pool.is_running(task) for pool in self._engine.pools.values()):
+            raise RuntimeError(IN_HANDLER)
 
     async def __aenter__(self) -> Self:
         return self

@@ -42,6 +42,7 @@ __all__ = [
     "CONNECT_TIMEOUT_S",
     "FAREWELL_S",
     "HELD_TIMEOUT_S",
+    "IN_HANDLER",
     "PREFETCH",
     "WORKERS",
     "Message",
@@ -80,6 +81,8 @@ FAREWELL_S = 2.5  # a little more than the agent's close_grace_s
 WORKERS = 16
 PREFETCH = 256
 """What both shells take where the app says nothing."""
+
+IN_HANDLER = "a handler cannot end the client that runs it, which waits for it: return first, or have another do it"
 
 KIND_NAMES: tuple[Literal["call", "cast", "fanout"], ...] = ("call", "cast", "fanout")
 
@@ -198,7 +201,11 @@ def request_of(
 
 
 _IDEMPOTENT, _WAIT, _CONFIRM = int(Flag.IDEMPOTENT), int(Flag.WAIT), int(Flag.CONFIRM)
-_DURABLE, _ONCE = int(Flag.DURABLE), int(Flag.ONCE)  # plain numbers: operations on enums are slow
+_DURABLE, _ONCE, _ROOM = (
+    int(Flag.DURABLE),
+    int(Flag.ONCE),
+    int(Flag.ROOM),
+)  # plain numbers: operations on enums are slow
 
 
 def flags_of(
@@ -208,6 +215,7 @@ def flags_of(
     confirm: bool = False,
     durable: bool = False,
     once: bool = False,
+    wait_for_room: bool = False,
 ) -> int:
     """Return the options of a request as one number."""
     return (
@@ -216,6 +224,7 @@ def flags_of(
         | (_CONFIRM if confirm else 0)
         | (_DURABLE if durable else 0)
         | (_ONCE if once else 0)
+        | (_ROOM if wait_for_room else 0)
     )
 
 

@@ -14,7 +14,7 @@ import heapq
 from msgspec import Struct, field
 
 from mesh.client.events import Aimed, Ended, Event, Held, Outcome
-from mesh.core.codec import weight
+from mesh.core.codec import held_bytes
 from mesh.core.ranges import expand
 from mesh.core.records import (
     Accepted,
@@ -90,7 +90,7 @@ class Calling(Struct):
         """Return the limit that one more request would break, or None."""
         if len(self.pending) >= limits.outstanding_records:
             return "outstanding_records"
-        if self.bytes and self.bytes + weight(request, limits.chunk_bytes) > limits.outstanding_bytes:
+        if self.bytes and self.bytes + held_bytes(request) > limits.outstanding_bytes:
             return "outstanding_bytes"
         if self.next_seq - self.floor >= limits.session_window:
             return "session_window"
@@ -104,7 +104,7 @@ class Calling(Struct):
             raise Overloaded(text, limit=limit, where=limits.node)
         seq = request.seq = self.next_seq
         self.next_seq += 1
-        charged = weight(request, limits.chunk_bytes)
+        charged = held_bytes(request)
         deadline = now + timeout_s
         self.pending[seq] = Pending(request, deadline, charged)
         self.bytes += charged
@@ -137,7 +137,7 @@ class Calling(Struct):
             if not pending.first_on:
                 pending.first_on = connection
                 self.fresh.append(seq)
-                self.unheld += request.kind != Kind.CALL
+                self.unheld += request.kind != Kind.CALL and not pending.held
                 self.written = max(self.written, seq + 1)
             else:
                 request.flags |= Flag.RESUMED
@@ -153,9 +153,13 @@ class Calling(Struct):
         for seq in self.fresh:
             pending = self.pending.get(seq)
             if pending is not None:
-                pending.first_on = 0
-                self.unheld -= pending.request.kind != Kind.CALL
+                self._unwrite(pending)
         self.fresh.clear()
+
+    def _unwrite(self, pending: Pending) -> None:
+        """It is as though a request had never been written."""
+        pending.first_on = 0
+        self.unheld -= pending.request.kind != Kind.CALL and not pending.held
 
     def resume(self, new_agent: bool) -> list[Record]:
         """Queue everything anew for a connection just opened; return what is to be told first: who was reached, and
@@ -213,6 +217,16 @@ class Calling(Struct):
     def _hold(self, pending: Pending) -> None:
         pending.held = True
         self.unheld -= pending.first_on != 0 and pending.request.kind != Kind.CALL
+
+    def given_back(self, seq: int) -> None:
+        """The agent ends, and has never sent this request: it waits for the next one, as though just made."""
+        pending = self.pending.get(seq)
+        if pending is not None and pending.first_on:
+            self._unwrite(pending)
+            pending.overdue = False
+            if pending.request.kind == Kind.CALL:
+                pending.request.flags &= ~Flag.RESUMED
+            self.queue.append(seq)
 
     def targeted(self, targets: Targets) -> list[Event]:
         """The agent names the nodes, and how many instances on each, that a fan-out goes to."""

@@ -68,7 +68,7 @@ class Connection(Struct):
     redial_at: float = 0.0
     failures: int = 0
     retry_after_s: float = 0.0
-    greeted_at: float = 0.0
+    hello_due: float = 0.0
     beat_s: float = 1.0
     heard_at: float = 0.0
     looked_at: float = 0.0
@@ -89,7 +89,7 @@ class Connection(Struct):
         self._go(Phase.GREETING)
         self.number += 1
         self.counter_in = self.counter_out = 0
-        self.greeted_at = now
+        self.hello_due = now + HELLO_TIMEOUT_S
         self.expect(now)
 
     def welcomed(self, welcome: AppWelcome) -> None:
@@ -140,14 +140,14 @@ class Connection(Struct):
     def deadline(self, outstanding: bool) -> float | None:
         """Return when to look again, or None."""
         if self.phase is Phase.GREETING:
-            return self.greeted_at + HELLO_TIMEOUT_S
+            return self.hello_due
         if outstanding and self.is_up:
             return max(self.heard_at, self.looked_at) + self.beat_s
         return None
 
     def listen(self, outstanding: bool, now: float) -> Ping | str | None:
         """Look whether the agent is there; return a ping to send, or why it is given up."""
-        if self.phase is Phase.GREETING and now - self.greeted_at >= HELLO_TIMEOUT_S:
+        if self.phase is Phase.GREETING and now >= self.hello_due:
             return f"no answer to the hello within {HELLO_TIMEOUT_S:g} s"
         if not self.is_up or not outstanding:
             self.pinged_at = None

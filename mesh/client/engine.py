@@ -68,8 +68,7 @@ class Engine:
         self._paths = paths
         self._dispatch = dispatch
         self._sending = threading.Lock()
-        self._reading = threading.Lock()
-        self._reader = 0
+        self._role: dict[str, int] = {}
         self._parked: dict[Ticket, None] = {}
         self._asleep: dict[Ticket, None] = {}
         self._watches: list[tuple[Callable[[], bool], Ticket]] = []
@@ -96,24 +95,21 @@ class Engine:
     @property
     def is_reader(self) -> bool:
         """Whether this thread is the reader, in a callback: what it queues is written after it."""
-        return self._reader == threading.get_ident()
+        return self._role.get("reader") == threading.get_ident()
 
     # Waiting
 
     def wait(self, ticket: Ticket, until: float) -> None:
         """Return when the ticket is done, or at ``until``; meanwhile read for everybody if nobody else does."""
-        if self._reader == threading.get_ident():  # a callback of the reader waits: it must go on reading
+        if self.is_reader:  # a callback of the reader waits: it must go on reading
             while not ticket.done and monotonic() < until:
                 self._turn(until)
             return
         was_parked = False
         while not ticket.done and monotonic() < until and not self.is_stopped:
-            if self._reading.acquire(blocking=False):
-                self._lead(lambda: not ticket.done, until)
-            else:
+            if not self._lead(lambda: not ticket.done, until):
                 was_parked = True
-                if self._park(ticket, until):
-                    self._lead(lambda: not ticket.done, until)
+                self._park(ticket, until)
         if was_parked:
             self._promote()  # it may have been meant for us
 
@@ -163,34 +159,39 @@ class Engine:
         if waiting.pop(ticket, ticket) is ticket:  # somebody is about to release it
             ticket.wake.acquire()
 
-    def _park(self, ticket: Ticket, until: float) -> bool:
-        """Wait to be woken, by the outcome or to read; return whether the reader's role is ours at once."""
+    def _park(self, ticket: Ticket, until: float) -> None:
+        """Wait to be woken, by the outcome or to read."""
         if ticket.wake is None:
             ticket.wake = threading.Lock()
             ticket.wake.acquire()
         self._parked[ticket] = None
-        is_ours = not ticket.done and self._reading.acquire(blocking=False)
-        if is_ours or ticket.done:  # the reader left, or it came, just before
+        if ticket.done or not self._role:  # it came, or the reader left, just before
             self._rest(self._parked, ticket, 0)
-            return is_ours
+            return
         try:
             self._rest(self._parked, ticket, until - monotonic())
         except BaseException:
             if self._parked.pop(ticket, ticket) is ticket:
                 self._promote()  # we were chosen, and go
             raise
-        return False
 
-    def _lead(self, goes_on: Callable[[], bool], until: float) -> None:
-        """Read for everybody; the reader's role was acquired."""
-        self._reader = threading.get_ident()
+    def _lead(self, goes_on: Callable[[], bool], until: float) -> bool:
+        """Read for everybody, unless another thread does; return whether we did.
+
+        Who has the role stands in a dict, taken by one atomic step: an interrupt that comes right after it finds us
+        there, and gives the role up again.
+        """
+        me = threading.get_ident()
         try:
+            if self._role.setdefault("reader", me) != me:
+                return False
             while goes_on() and monotonic() < until and not self.is_stopped:
                 self._turn(until)
+            return True
         finally:
-            self._reader = 0
-            self._reading.release()
-            self._promote()
+            if self._role.get("reader") == me:
+                del self._role["reader"]
+                self._promote()
 
     def _promote(self) -> None:
         """Have another that waits look whether it should read."""
@@ -223,8 +224,8 @@ class Engine:
 
     def _attend_once(self, ticket: Ticket) -> None:
         if self.unattended():
-            if self._reading.acquire(blocking=False) or self._park(ticket, monotonic() + IDLE_S):
-                self._lead(self.unattended, float("inf"))
+            if not self._lead(self.unattended, float("inf")):
+                self._park(ticket, monotonic() + IDLE_S)
         else:
             self._asleep[ticket] = None
             self._rest(self._asleep, ticket, 0 if self.unattended() else IDLE_S)
@@ -232,8 +233,7 @@ class Engine:
 
     def _glance(self) -> None:
         """Read what may have come while nobody waited for anything."""
-        if self._reading.acquire(blocking=False):
-            self._lead(iter((True, False)).__next__, monotonic() + HURRY_S)
+        self._lead(iter((True, False)).__next__, monotonic() + HURRY_S)
 
     # Reading
 

@@ -52,6 +52,9 @@ RANGES_MAX = 4_096
 """Ranges in one record."""
 
 
+GIVEN_UP = "its caller gave it up before it began"
+
+
 class Stage(enum.IntEnum):
     """How far a request has come here."""
 
@@ -254,7 +257,11 @@ class Serving(Struct):
             return False
         if work.stage is Stage.RUNNING:
             return True
-        return self._end_unrun(id, work, Status.CANCELLED, "its caller gave it up before it began")
+        return self._end_unrun(id, work, Status.CANCELLED, GIVEN_UP)
+
+    def refused(self, id: Id, kind: int) -> Record:
+        """The caller gave up a request whose body was still coming; return what to say."""
+        return self._refusal(id, kind, Status.CANCELLED, GIVEN_UP, "")
 
     def ask(self, ask: Ask) -> list[Record]:
         """Say what became of ids, and again the answers to those that have ended.

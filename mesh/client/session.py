@@ -45,6 +45,7 @@ from mesh.core.records import (
     Failure,
     Floor,
     FloorAsk,
+    GiveBack,
     Goodbye,
     Ping,
     Pong,
@@ -291,6 +292,10 @@ class Session(Struct):
         if record.session == self.id:
             events += self.calling.end(record.seq, record)
 
+    def _given_back(self, record: GiveBack, now: float, events: list[Event]) -> None:
+        if record.session == self.id:
+            self.calling.given_back(record.seq)
+
     def _accepted(self, record: Accepted, now: float, events: list[Event]) -> None:
         events += self.calling.accepted(record, self.limits)
 
@@ -361,6 +366,11 @@ class Session(Struct):
 
     def _cancel(self, cancel: Cancel, now: float, events: list[Event]) -> None:
         id = (cancel.node, cancel.session, cancel.seq)
+        coming = self.connection.chunker.withdraw(*id)
+        if coming is not None:
+            del self.connection.announced_at[coming.stream]
+            self._say(self.serving.refused(id, coming.kind))
+            return
         result = self.serving.cancel(id)
         if result is True:
             events.append(CancelAsked(id))
@@ -443,6 +453,7 @@ _VERBS: dict[type, _Verb] = {
     Reply: Session._reply,
     Request: Session._request,
     Failure: Session._ended,
+    GiveBack: Session._given_back,
     Accepted: Session._accepted,
     Settled: Session._settled,
     Receipt: Session._ended,

@@ -20,6 +20,7 @@ from mesh.client.api import (
     CONNECT_TIMEOUT_S,
     FAREWELL_S,
     HELD_TIMEOUT_S,
+    IN_HANDLER,
     PREFETCH,
     WORKERS,
     Receipt,
@@ -33,6 +34,7 @@ from mesh.client.api import (
     until_of,
     value_of,
 )
+from mesh.client.context import current
 from mesh.client.desk import Desk
 from mesh.client.engine import Ticket
 from mesh.client.workers import Handler, Pool
@@ -56,8 +58,8 @@ def connect(
 
     ``app`` is the name that others see, ``namespace`` scopes all topics, ``fleet`` must be the agent's unless empty.
     ``socket`` is the agent's; without it ``MESH_SOCKET``, the user's runtime directory and ``/run`` are tried. Where
-    the agent's limit on outstanding work is reached, a request waits for room within its own time and only then
-    raises Overloaded; with ``wait_for_room=False`` it raises at once.
+    this app has as much outstanding as its agent allows, a request waits for its own earlier ones within its time and
+    only then raises Overloaded; with ``wait_for_room=False`` it raises at once.
     """
     check_name("topic", app)
     check_name("namespace", namespace)
@@ -137,18 +139,20 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        wait_for_room: bool = False,
         monitor_s: float = 0.0,
     ) -> Reply:
         """Ask one instance of ``topic`` (or ``topic@server``) and return its reply; raises an OutcomeError.
 
         It runs at most once, unless it is ``idempotent``: then it may be retried elsewhere when an end is lost. When
-        nobody serves the topic, ``wait`` waits for somebody instead of raising Unroutable. With ``monitor_s`` it is
-        given up (Indeterminate, or retried elsewhere) when the serving app shows no sign of life for so long: it
-        died or was stopped, however long ``timeout_s`` still is.
+        nobody serves the topic, ``wait`` waits for somebody instead of raising Unroutable; when the queues of all who
+        do are full, ``wait_for_room`` waits for room instead of raising Overloaded. Both wait within ``timeout_s``.
+        With ``monitor_s`` it is given up (Indeterminate, or retried elsewhere) when the serving app shows no sign of
+        life for so long: it died or was stopped, however long ``timeout_s`` still is.
         """
         desk = self._here()
         ticket = Ticket()
-        flags = flags_of(idempotent=idempotent, wait=wait)
+        flags = flags_of(idempotent=idempotent, wait=wait, wait_for_room=wait_for_room)
         seq, deadline = desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, ticket, monitor_s=monitor_s)
         return value_of(desk.outcome(ticket, seq, deadline))  # type: ignore[return-value]
 
@@ -161,11 +165,12 @@ class Client:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         wait: bool = False,
+        wait_for_room: bool = False,
         monitor_s: float = 0.0,
     ) -> Future[Reply]:
         """Begin a `call` and return the future of its reply; cancelling that cancels the call."""
         desk = self._here()
-        flags = flags_of(idempotent=idempotent, wait=wait)
+        flags = flags_of(idempotent=idempotent, wait=wait, wait_for_room=wait_for_room)
         return desk.future(
             lambda future: desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, future, monitor_s=monitor_s),
             pipelined=False,
@@ -371,8 +376,12 @@ class Client:
     # The end
 
     def drain(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
-        """Serve nothing more and finish what is in hand; return whether that was done within ``timeout_s``."""
+        """Serve nothing more and finish what is in hand; return whether that was done within ``timeout_s``.
+
+        Raises RuntimeError in a handler, for which it would wait.
+        """
         desk = self._here()
+        _check_outside(desk)
         session, until = desk.session, monotonic() + timeout_s
         for topic in list(session.serving.services):
             self._unserve(topic)
@@ -386,10 +395,14 @@ class Client:
         )
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Drain, wait until all that was asked for has ended, say goodbye; after ``timeout_s`` give up what is left."""
+        """Drain, wait until all that was asked for has ended, say goodbye; after ``timeout_s`` give up what is left.
+
+        Raises RuntimeError in a handler, for which it would wait.
+        """
         desk = self._desk
-        if desk.engine.pid != os.getpid():
+        if desk.engine.pid != os.getpid() or desk.engine.is_stopped:
             return
+        _check_outside(desk)
         with self._closing:
             if desk.engine.is_stopped:
                 return
@@ -416,6 +429,11 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_outside(desk: Desk) -> None:
+    if desk.pools.is_running(current()):
+        raise RuntimeError(IN_HANDLER)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,10 @@ class Pool:
         if task is not None:
             task.cancel()
 
+    def is_running(self, task: asyncio.Task[object] | None) -> bool:
+        """Return whether this task is that of a handler here."""
+        return task is not None and any(running is task for _, running in self._running.values())
+
     def stop(self) -> None:
         """Cancel what runs, and begin nothing more."""
         self._backlog.clear()
@@ -100,8 +104,17 @@ class Pool:
         if inspect.isawaitable(result):
             task = asyncio.get_running_loop().create_task(self._await(id, message, result))
             self._running[id] = (message, task)
+            task.add_done_callback(lambda task: self._unbegun(id, message, result))
         else:
             self._end(id, message, result, None)
+
+    def _unbegun(self, id: Id, message: Message, result: Awaitable[Result]) -> None:
+        """A task has ended. One that was cancelled before its first step has ended nothing: its handler never ran."""
+        if self._running.get(id, (None,))[0] is message:
+            if inspect.iscoroutine(result):
+                result.close()
+            self._end(id, message, None, asyncio.CancelledError("its caller gave it up before it began"))
+            self._advance()
 
     async def _await(self, id: Id, message: Message, result: Awaitable[Result]) -> None:
         value: Result = None

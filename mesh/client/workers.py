@@ -86,6 +86,10 @@ class Pool:
         if message is not None:
             message.cancelled = True
 
+    def is_running(self, message: Message | None) -> bool:
+        """Return whether a handler here is at this message."""
+        return message is not None and any(running is message for running in list(self._running.values()))
+
     def stop(self) -> None:
         """End the threads, each after what it does now."""
         for _ in range(self._threads):
@@ -174,6 +178,10 @@ class Pools:
         """Tell whoever handles a request that its caller gave it up."""
         for pool in list(self._pools.values()):
             pool.cancel(id)
+
+    def is_running(self, message: Message | None) -> bool:
+        """Return whether a handler of this client is at this message."""
+        return any(pool.is_running(message) for pool in list(self._pools.values()))
 
     def hurry(self) -> bool:
         """Return whether the reader should look again soon."""

@@ -13,6 +13,7 @@ from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.codec import Batch, decode
 from mesh.core.context import Act, Context
+from mesh.core.draining import Draining
 from mesh.core.effects import CloseApp, Inquire, Level
 from mesh.core.floors import Floors
 from mesh.core.probing import DIAL_BACK, Probing
@@ -45,6 +46,7 @@ from mesh.core.records import (
 )
 from mesh.core.recovery import Recovery
 from mesh.core.report import REPORTS, SHELL_REPORTS
+from mesh.core.services import Services
 from mesh.core.serving import Serving
 from mesh.core.session import App, Credentials
 from mesh.errors import ProtocolError
@@ -58,12 +60,23 @@ APPS_MAX = 10_000
 REACHED_MAX = 65_536
 """Serving apps that one app may say it has reached."""
 
+ORDERS = ("drain", "resume")
+"""Queries that change something: only root and the agent's own user may say them."""
+
 
 class AppHop:
     """The connections of local apps."""
 
     def __init__(
-        self, context: Context, calling: Calling, recovery: Recovery, serving: Serving, probing: Probing, act: Act
+        self,
+        context: Context,
+        calling: Calling,
+        recovery: Recovery,
+        serving: Serving,
+        probing: Probing,
+        services: Services,
+        draining: Draining,
+        act: Act,
     ) -> None:
         self.context = context
         self.state = context.state
@@ -72,6 +85,8 @@ class AppHop:
         self.recovery = recovery
         self.serving = serving
         self.probing = probing
+        self.services = services
+        self.draining = draining
         self.act = act
         self.floors = Floors(context)
         self.verbs: dict[type, Callable[[App, Any, float], None]] = {
@@ -81,9 +96,9 @@ class AppHop:
             Settled: self.serving.settled,
             Chunk: self._chunk,
             ChunkAck: self._chunk_ack,
-            Cancel: self.calling.cancel,
+            Cancel: self._cancel,
             Serve: self._serve,
-            Unserve: self.serving.unserve,
+            Unserve: self.services.unserve,
             Answer: self._answer,
             Reach: self._reach,
             Targets: self._targets,
@@ -151,7 +166,7 @@ class AppHop:
         if hello.fleet and hello.fleet != identity.fleet:
             text = f"this agent is of fleet {identity.fleet!r}, the app wants {hello.fleet!r}"
             return Refuse(int(RefuseReason.FLEET), text)
-        if self.state.draining:
+        if self.state.stopping and known is None:
             return Refuse(int(RefuseReason.DRAINING), "this agent is draining", retry_after_ms=200)
         if known is None and len(self.state.apps) >= APPS_MAX:
             return Refuse(int(RefuseReason.BUSY), f"{APPS_MAX} apps are here already", retry_after_ms=1000)
@@ -172,6 +187,9 @@ class AppHop:
         if app is None:
             app = state.apps[hello.session] = App(hello.session, 0, hello.app, hello.namespace, None)
             self.context.note(notes.APP_ATTACHED, Level.INFO, app=hello.app, pid=credentials.pid)
+            back_by = state.started_at + options.outbox.resume_grace_s
+            if hello.connection > 1 and now < back_by:
+                state.returning_until = back_by
         elif app.conn is not None:
             self.context.effects.append(CloseApp(app.conn, "the session moved to a newer connection"))
             state.conns.pop(app.conn, None)
@@ -203,6 +221,7 @@ class AppHop:
             session_window=options.outbox.session_window,
             call_timeout_ms_max=round(options.outbox.call_timeout_max_s * 1000),
             resume_grace_ms=round(options.outbox.resume_grace_s * 1000),
+            draining=state.draining,
         )
         self.context.tell(app, welcome)
         self.serving.resumed(app, now)
@@ -241,7 +260,7 @@ class AppHop:
         """An app is gone for good."""
         orderly = app.leaving
         app.dead = True
-        topics = self.serving.app_gone(app, now, orderly=orderly)
+        topics = self.services.gone(app, now, orderly=orderly)
         self.recovery.forget(app, now)
         del self.state.apps[app.session]
         level = Level.INFO if orderly else Level.WARNING
@@ -274,8 +293,13 @@ class AppHop:
         for chunk in app.chunker.acked(ack):
             self.context.tell(app, chunk)
 
+    def _cancel(self, app: App, cancel: Cancel, now: float) -> None:
+        if app.chunker.incoming and app.chunker.withdraw("", 0, cancel.seq) is not None:
+            return
+        self.calling.cancel(app, cancel, now)
+
     def _serve(self, app: App, record: Serve, now: float) -> None:
-        topic = self.serving.serve(app, record, now)
+        topic = self.services.serve(app, record, now)
         if topic is not None:
             self.act(self.calling.topic_changed(topic, now), now)
 
@@ -306,13 +330,16 @@ class AppHop:
         report = REPORTS.get(query.what)
         if query.what == DIAL_BACK:
             self.probing.ask(app, query, now)
+        elif query.what in ORDERS:
+            problem = self._order(app, query.what, now)
+            self.context.tell(app, Report(query.seq, not problem, problem.encode() or b"null"))
         elif report is not None:
             body = report(self.state, self.options, self.context.facts, query.arguments or {}, now)
             self._report(app, query.seq, True, body)
         elif query.what in SHELL_REPORTS:
             self.context.effects.append(Inquire(app.session, query.seq, query.what, query.arguments or {}))
         else:
-            known = ", ".join(sorted((*REPORTS, *SHELL_REPORTS, DIAL_BACK)))
+            known = ", ".join(sorted((*REPORTS, *SHELL_REPORTS, DIAL_BACK, *ORDERS)))
             self._report(app, query.seq, False, f"this agent does not know {query.what!r}; it knows {known}".encode())
 
     def answered(self, session: int, seq: int, ok: bool, body: bytes) -> None:
@@ -327,6 +354,16 @@ class AppHop:
             ok, body = False, text.encode()
         self.context.tell(app, Report(seq, ok, body))
 
+    def _order(self, app: App, what: str, now: float) -> str:
+        """Drain this agent, or end that, if the app may say so; return why not, or nothing."""
+        if app.uid not in (0, self.state.owner_uid):
+            who = f"user {app.uid}" if app.uid >= 0 else "a user whom the kernel does not name"
+            return f"only root and the agent's own user ({self.state.owner_uid}) may drain it, and you are {who}"
+        if what == "resume":
+            return self.draining.resume(app)
+        self.draining.begin(now, stop=False)
+        return ""
+
     def _ping(self, app: App, ping: Ping, now: float) -> None:
         self.context.tell(app, Pong(ping.stamp))
 
@@ -334,9 +371,7 @@ class AppHop:
         """It was heard; that is all."""
 
     def _goodbye(self, app: App, goodbye: Goodbye, now: float) -> None:
-        app.leaving = True
-        self.serving.leave(app, now)
-        self.context.tell(app, Goodbye("answer"))
+        self.services.goodbye(app, now)
 
     def tick(self, now: float) -> None:
         """Turn away who does not say hello in time; end sessions that did not come back."""

@@ -6,7 +6,7 @@ way, `reply` (or `settled`, or `receipt`) ends it. When that does not go well, `
 
 from mesh.core import notes
 from mesh.core.catalogue import Instance
-from mesh.core.codec import weight
+from mesh.core.codec import held_bytes
 from mesh.core.context import SEQS_MAX, Context
 from mesh.core.directory import Group, View
 from mesh.core.effects import Level, Unwatch, Watch
@@ -55,7 +55,7 @@ class Calling:
         key = (app.session, request.seq)
         if request.seq < app.floor or self._is_replay(app, key, request):
             return []
-        charged = weight(request, self.options.link.chunk_bytes)
+        charged = held_bytes(request)
         refusal = self._refusal(app, request, charged)
         topic = TopicKey(app.namespace, request.topic)
         view = None if refusal else self.view(topic, now)
@@ -122,7 +122,7 @@ class Calling:
         limit = ""
         if app.records >= options.outstanding_records:
             limit = "outstanding_records"
-        elif app.bytes + charged > options.outstanding_bytes:
+        elif app.bytes and app.bytes + charged > options.outstanding_bytes:
             limit = "outstanding_bytes"
         elif request.seq - app.floor >= options.session_window:
             limit = "session_window"
@@ -233,13 +233,18 @@ class Calling:
 
     def _nobody(self, entry: Entry, view: View, now: float) -> None:
         """Nobody is ready for this entry: wait if somebody may come, else end it."""
-        request, refusal = entry.request, entry.refusal
-        if refusal is not None and refusal.status == Status.OVERLOADED and not entry.doubtful:
-            failure = self.failure(request, Status.OVERLOADED, refusal.text, refusal.limit, refusal.retry_after_ms)
-            self.end(entry.key, failure, now)
-        elif request.flags & Flag.WAIT or self.state.directory.expected(
-            view, request.server, patient=request.kind == Kind.CAST
-        ):
+        request, is_cast = entry.request, entry.request.kind == Kind.CAST
+        full = view.full(request.server)
+        if full is not None and not (is_cast or request.flags & Flag.ROOM or entry.doubtful):
+            refusal, until = full
+            retry_after_ms = max(1, round((until - now) * 1000))
+            self.end(
+                entry.key, self.failure(request, Status.OVERLOADED, refusal.text, refusal.limit, retry_after_ms), now
+            )
+        elif request.flags & Flag.WAIT or self.state.directory.expected(view, request.server, patient=is_cast):
+            entry.kept |= is_cast and view.known
+            self.state.outbox.wait(entry)
+        elif (is_cast and (entry.kept or request.flags & Flag.RESUMED)) or now < self.state.returning_until:
             self.state.outbox.wait(entry)
         elif entry.doubtful:
             text = f"sent and lost, and nobody serves {request.topic!r} now"
@@ -257,7 +262,7 @@ class Calling:
     def _fan_out(self, entry: Entry, view: View, now: float) -> list[Action]:
         """Send to every node that has an instance; without any, or before they are known, all is as for a call."""
         request, key = entry.request, entry.key
-        group = view.group(request.server)
+        group = view.everybody(request.server)
         nodes = entry.targets or by_node(group)
         if not nodes or not (view.known or entry.targets):
             self._nobody(entry, view, now)
@@ -295,6 +300,8 @@ class Calling:
         del self.state.fans[key]
         self.state.outbox.wheel.remove(key, fan.deadline)
         for node in fan.pending:
+            if key not in self.state.outbox.queues.get(node, {}):
+                self.context.answer(node, Cancel(self.context.node, *key))
             self.state.outbox.unqueue(node, key)
             self.sending.release(node, now)
         app = self.state.apps.get(key[0])

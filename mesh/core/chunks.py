@@ -122,6 +122,11 @@ class Chunker(Struct):
         whole = structs.replace(entry.record, body=bytes(entry.body), size=0, stream=0)
         return whole, ack
 
-    def forget(self, stream: int) -> None:
-        """The receiver no longer wants what it was announced under ``stream``; its chunks will be refused."""
-        self.incoming.pop(stream, None)
+    def withdraw(self, node: str, session: int, seq: int) -> Request | None:
+        """The receiver no longer wants this request, if it is still coming: its chunks will be refused."""
+        for stream, entry in self.incoming.items():
+            record = entry.record
+            if isinstance(record, Request) and (record.node, record.session, record.seq) == (node, session, seq):
+                del self.incoming[stream]
+                return record
+        return None

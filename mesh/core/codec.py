@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from mesh.core.records import BODY_INLINE_MAX, PROTOCOL_MINOR, SINCE, Record, Reply, Request
 from mesh.errors import ProtocolError
 
-__all__ = ["FRAME_BYTES_MAX", "RECORDS_MAX", "Batch", "decode", "encode", "encode_split", "weight"]
+__all__ = ["FRAME_BYTES_MAX", "RECORDS_MAX", "Batch", "decode", "encode", "encode_split", "held_bytes", "weight"]
 
 FRAME_BYTES_MAX = 16 << 20
 """Bytes of one batch; a longer frame closes the connection."""
@@ -75,8 +75,13 @@ def encode_split(
 
 
 def weight(request: Request, chunk_bytes: int) -> int:
-    """Return the bytes a request is charged against a window: its body, one chunk at most, and 128 for the rest.
+    """Return the bytes a request is charged against a link's window: its body, one chunk at most, and 128 for the rest.
 
     A body in chunks is bounded by the chunks in flight, so only its first one counts here.
     """
     return min(len(request.body), chunk_bytes) + 128
+
+
+def held_bytes(request: Request) -> int:
+    """Return the bytes a request is charged where it is kept: its body, here or announced, and 128 for the rest."""
+    return len(request.body) + request.size + 128

@@ -69,7 +69,8 @@ class Totals(Struct):
 
 
 class State(Struct):
-    """All that a node knows. An encode and a decode copy it."""
+    """All that a node knows. An encode and a decode copy it. ``owner_uid``: the user that, with root, may drain it;
+    ``returning_until``: how long apps of the agent before this one may still come back, 0 if there was none."""
 
     rng: Rng
     peers: Peers
@@ -87,7 +88,11 @@ class State(Struct):
     dirty_apps: dict[int, None] = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
     draining: bool = False
+    stopping: bool = False
+    owner_uid: int = 0
     drain_until: float = 0.0
+    started_at: float = 0.0
+    returning_until: float = 0.0
     departing: list[tuple[float, Instance]] = field(default_factory=list)
     questions: dict[int, list[tuple[float, Ask]]] = field(default_factory=dict)
     floors_wanted: dict[tuple[str, int], dict[int, None]] = field(default_factory=dict)

@@ -14,9 +14,13 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
+from mesh.core.records import GiveBack
 from mesh.types import InstanceKey, TopicKey
 
 __all__ = ["Directory", "DirectoryOptions", "Group", "View"]
+
+
+READY = (Health.PASSING, Health.WARNING)
 
 
 class DirectoryOptions(Struct, frozen=True):
@@ -69,8 +73,8 @@ class Group(Struct):
 
 class View(Struct):
     """What is known of one topic. ``ready`` are those a message may be sent to, ``servers`` the same by server;
-    ``watched``: the matchmaker is asked for it, ``known``: and has answered; ``cursors``: who was served last, by
-    server ("" for messages to any)."""
+    ``watched``: the matchmaker is asked for it, ``known``: and has answered; ``refusals``: what those of the hidden
+    said that are full; ``cursors``: who was served last, by server ("" for messages to any)."""
 
     topic: TopicKey
     used_at: float
@@ -80,11 +84,17 @@ class View(Struct):
     listed: dict[InstanceKey, Instance] = field(default_factory=dict)
     local: dict[InstanceKey, Instance] = field(default_factory=dict)
     hidden: dict[InstanceKey, float] = field(default_factory=dict)
+    refusals: dict[InstanceKey, GiveBack] = field(default_factory=dict)
     absent: dict[InstanceKey, float] = field(default_factory=dict)
     departed: dict[InstanceKey, float] = field(default_factory=dict)
     ready: Group = field(default_factory=Group)
     servers: dict[str, Group] = field(default_factory=dict)
     cursors: dict[str, InstanceKey] = field(default_factory=dict)
+
+    def show(self, key: InstanceKey) -> None:
+        """An instance is no longer hidden."""
+        self.hidden.pop(key, None)
+        self.refusals.pop(key, None)
 
     def refresh(self) -> None:
         """Recompute ``ready`` and ``servers`` after a change."""
@@ -92,10 +102,30 @@ class View(Struct):
         self.ready, self.servers = Group(), {}
         for key in sorted(merged):
             instance = merged[key]
-            if instance.health in (Health.PASSING, Health.WARNING) and key not in self.hidden:
+            if instance.health in READY and key not in self.hidden:
                 self.ready.add(instance)
                 self.servers.setdefault(instance.server, Group()).add(instance)
+        self.refusals = {key: refusal for key, refusal in self.refusals.items() if key in merged}
         self.cursors = {server: key for server, key in self.cursors.items() if not server or server in self.servers}
+
+    def full(self, server: str) -> tuple[GiveBack, float] | None:
+        """Return what the first to be back of those that are full said, and when that is; None: nobody is full."""
+        full = [(self.hidden[key], key) for key in self.refusals if not server or key.server == server]
+        if not full:
+            return None
+        until, key = min(full)
+        return self.refusals[key], until
+
+    def everybody(self, server: str) -> Group:
+        """Return who gets a fan-out: all that are ready, and those that are full."""
+        full = [key for key in self.refusals if not server or key.server == server]
+        if not full:
+            return self.group(server)
+        merged, everybody = {**self.listed, **self.local}, Group()
+        for key in sorted([*self.group(server).keys, *full]):
+            if merged[key].health in READY:
+                everybody.add(merged[key])
+        return everybody
 
     def group(self, server: str) -> Group:
         """Return who may get a message for this server, or for any if it is empty."""
@@ -156,7 +186,7 @@ class Directory(Struct):
             view.absent.pop(key, None)
             view.departed.pop(key, None)
             if key in view.hidden and instance != view.listed.get(key):
-                del view.hidden[key]
+                view.show(key)
         view.listed = fresh
         view.known = True
         view.refresh()
@@ -188,11 +218,14 @@ class Directory(Struct):
         listed = (i.agent for view in self.views.values() for i in view.listed.values() if i.agent.node == node)
         return max(listed, key=lambda agent: agent.incarnation, default=None)
 
-    def hide(self, topic: TopicKey, key: InstanceKey, until: float) -> None:
-        """This instance gave work back (full, gone or draining): choose others until then."""
+    def hide(self, topic: TopicKey, key: InstanceKey, until: float, refusal: GiveBack | None = None) -> None:
+        """This instance gave work back (gone or draining; with ``refusal``: full): choose others until then."""
         view = self.views.get(topic)
         if view is not None:
+            view.show(key)
             view.hidden[key] = until
+            if refusal is not None:
+                view.refusals[key] = refusal
             view.refresh()
 
     def expected(self, view: View, server: str, patient: bool) -> bool:
@@ -217,7 +250,7 @@ class Directory(Struct):
         for topic, view in list(self.views.items()):
             stale = [key for key, until in view.hidden.items() if until <= now]
             for key in stale:
-                del view.hidden[key]
+                view.show(key)
             if stale:
                 view.refresh()
             given_up = False

@@ -6,7 +6,7 @@ keeps its answer, within ``answers_bytes``, so that the copy is answered and not
 
 Each service of each app has a queue. A call is handed out only when one of the service's workers can begin it: what
 is handed is begun, so nothing needs to be said about which of the handed had started when an app dies. Repeatable
-work is handed out ahead, up to ``prefetch``.
+work is handed out ahead, up to ``prefetch``; neither goes beyond ``handed_bytes``.
 """
 
 import enum
@@ -47,6 +47,24 @@ class InboxOptions(Struct, frozen=True):
             "ones are given back as Overloaded. Each takes about half a kilobyte.",
         ),
     ] = 1 << 18
+    handed_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 10,
+            le=1 << 34,
+            description="Bytes of bodies that one instance is handed before it has ended some; a single larger one is "
+            "handed alone. Keep it below app_unread_bytes_max, which cuts off an app that reads nothing.",
+        ),
+    ] = 64 << 20
+    close_grace_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="How long the goodbye of an app waits for its callers to have settled what it answered. "
+            "Shorter ends apps sooner, and leaves the kept answers to this agent alone.",
+        ),
+    ] = 2.0
     answers_bytes: Annotated[
         int,
         Meta(
@@ -67,19 +85,19 @@ class Stage(enum.IntEnum):
 
 
 class Handed(Struct):
-    """One request of a remote or local caller. ``conn``: the link it came by, 0 for this node itself; ``parts``: for a
-    fan-out, what each serving session made of it."""
+    """One request of a remote or local caller. ``charged``: the bytes it holds; ``parts``: for a fan-out, what each
+    serving session made of it, of which ``failed`` did and ``unknown`` were lost."""
 
     request: Request
     expires: float
     charged: int
     stage: Stage = Stage.QUEUED
     target: int = 0
-    conn: int = 0
     cancelled: bool = False
     answer: Reply | Failure | Receipt | None = None
     parts: dict[int, Stage] = field(default_factory=dict)
     failed: int = 0
+    unknown: int = 0
 
     @property
     def id(self) -> Id:
@@ -130,8 +148,9 @@ class Fifo(Struct):
 
 
 class Service(Struct):
-    """One topic that an app serves: its queue, and how much of it is with the app. ``overrun``: what runs though it was
-    forgotten when its time was over, and whether it takes a worker."""
+    """One topic that an app serves: its queue, and how much of it is with the app. ``running``: what it holds, and the
+    bytes of each; ``overrun``: what of that was forgotten when its time was over; ``pace_s``: the time from one end to
+    the next while work waits, of late."""
 
     topic: str
     server: str
@@ -140,16 +159,52 @@ class Service(Struct):
     queue: Fifo = field(default_factory=Fifo)
     queued: int = 0
     queued_bytes: int = 0
-    running: dict[Id, None] = field(default_factory=dict)
-    running_calls: int = 0
-    overrun: dict[Id, bool] = field(default_factory=dict)
+    running: dict[Id, int] = field(default_factory=dict)
+    running_bytes: int = 0
+    overrun: dict[Id, None] = field(default_factory=dict)
     leaving: bool = False
+    pace_s: float = 0.0
+    paced_at: float = 0.0
 
-    def may_begin(self, handed: Handed) -> bool:
-        """Return whether the app has room for this request."""
+    def enqueue(self, handed: Handed, now: float) -> None:
+        """A request waits."""
+        if not self.queued:
+            self.paced_at = now
+        self.queued += 1
+        self.queued_bytes += handed.charged
+        self.queue.push(handed.id)
+
+    def unqueue(self, handed: Handed) -> None:
+        """A request waits no more; its id stays in ``queue`` until the reader passes it."""
+        self.queued -= 1
+        self.queued_bytes -= handed.charged
+
+    def begin(self, handed: Handed) -> None:
+        """A request that waited is with the app."""
+        self.unqueue(handed)
+        self.running[handed.id] = handed.charged
+        self.running_bytes += handed.charged
+
+    def end(self, id: Id, now: float) -> None:
+        """The app is done with a request."""
+        self.running_bytes -= self.running.pop(id)
+        if self.queued:
+            self.pace_s += (now - self.paced_at - self.pace_s) / 8
+        self.paced_at = now
+
+    def may_begin(self, handed: Handed, options: InboxOptions) -> bool:
+        """Return whether the app has room for this request: what must not run twice needs a worker that is free."""
+        if self.running and self.running_bytes + handed.charged > options.handed_bytes:
+            return False
         if handed.is_call:
-            return self.running_calls < self.workers
+            return len(self.running) < self.workers
         return len(self.running) < max(self.prefetch, self.workers)
+
+    def retry_after_ms(self, now: float) -> int:
+        """Return when to come back after this queue was full: when an eighth of it is worked off, at its pace of late,
+        and not sooner than it has now stood still; between 20 ms and 5 s, 100 ms while no pace is known."""
+        wait_s = max(self.pace_s * self.queued / 8 if self.pace_s else 0.1, now - self.paced_at)
+        return round(1000 * min(5.0, max(0.02, wait_s)))
 
     def full(self, options: InboxOptions, charged: int) -> str | None:
         """Return the limit that one more queued request would break, or None."""

@@ -161,8 +161,7 @@ class LinkHop:
     def _too_large(self, link: Link, request: Request) -> None:
         """Give back a request whose announced body is over the limit; its chunks will be refused."""
         text = f"a body of {request.size} bytes is over body_bytes_max = {self.options.link.body_bytes_max}"
-        link.take(link.chunker.chunk_bytes + weight(request, 0))
-        self.state.peers.grant(link)
+        self._not_coming(link, request)
         id = (request.node, request.session, request.seq)
         self.state.peers.say(link, GiveBack(*id, request.dispatch, int(Status.REJECTED), text, "body_bytes_max"))
 
@@ -197,7 +196,15 @@ class LinkHop:
         self.calling.receipt(link.peer, receipt, now)
 
     def _cancel(self, link: Link, cancel: Cancel, now: float) -> None:
+        withdrawn = link.chunker.withdraw(cancel.node, cancel.session, cancel.seq) if link.chunker.incoming else None
+        if withdrawn is not None:
+            self._not_coming(link, withdrawn)
         self.serving.cancel(link.peer, cancel, now)
+
+    def _not_coming(self, link: Link, request: Request) -> None:
+        """The body of an announced request is not taken: the room of its first chunk in the window is free."""
+        link.take(link.chunker.chunk_bytes + weight(request, 0))
+        self.state.peers.grant(link)
 
     def _credit(self, link: Link, credit: Credit, now: float) -> None:
         link.credit_records = max(link.credit_records, credit.records)

@@ -30,10 +30,10 @@ from mesh.core.catalogue import AgentEntry, Snapshot
 from mesh.core.codec import encode_split
 from mesh.core.context import Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
-from mesh.core.effects import CloseApp, CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
+from mesh.core.draining import Draining
+from mesh.core.effects import CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
 from mesh.core.floors import Floors
 from mesh.core.heat import chosen
-from mesh.core.inbox import Stage
 from mesh.core.link import Link, Phase
 from mesh.core.link_hop import LinkHop
 from mesh.core.peers import Change, Closed, Identity, Opened, Peers, Refused
@@ -48,7 +48,6 @@ from mesh.core.records import (
     Failure,
     FloorAsk,
     GiveBack,
-    Goodbye,
     Receipt,
     RefuseReason,
     Reply,
@@ -57,6 +56,7 @@ from mesh.core.records import (
 )
 from mesh.core.recovery import Recovery
 from mesh.core.rng import Rng
+from mesh.core.services import Services
 from mesh.core.serving import Serving
 from mesh.core.session import Credentials, Pending
 from mesh.types import TopicKey
@@ -89,11 +89,13 @@ class Output(NamedTuple):
 
 
 class Node:
-    """One agent's decisions. ``identity``: who it is; ``seed``: of its random numbers; ``now``: seconds, monotonic."""
+    """One agent's decisions. ``identity``: who it is; ``seed``: of its random numbers; ``now``: seconds, monotonic;
+    ``owner_uid``: the user who may give it orders, as root may."""
 
-    def __init__(self, identity: Identity, options: NodeOptions, seed: int, now: float) -> None:
+    def __init__(self, identity: Identity, options: NodeOptions, seed: int, now: float, *, owner_uid: int = 0) -> None:
         peers = Peers(identity, options.liveness, options.link)
-        state = State(Rng(seed), peers, Directory(identity.node), ticked_at=now, swept_at=now)
+        directory = Directory(identity.node)
+        state = State(Rng(seed), peers, directory, owner_uid=owner_uid, started_at=now, ticked_at=now, swept_at=now)
         state.heats.folded_at = now
         self._assemble(state, options)
 
@@ -109,8 +111,10 @@ class Node:
         self.floors = Floors(self.context)
         self.answering = Answering(self.context, self.serving)
         self.probing = Probing(self.context)
+        self.services = Services(self.context, self.serving)
+        self.draining = Draining(self.context, self.calling, self.services)
         parts = (self.context, self.calling, self.recovery, self.serving, self.probing)
-        self.apps = AppHop(*parts, self._act)
+        self.apps = AppHop(*parts, self.services, self.draining, self._act)
         self.links = LinkHop(*parts, self._act, self._change)
 
     @classmethod
@@ -230,6 +234,7 @@ class Node:
         state.ticked_at, state.due_at = now, 0.0
         self._act(self.recovery.tick(now), now)
         self.serving.tick(now)
+        self.services.tick(now)
         self.apps.tick(now)
         self.probing.tick(now)
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
@@ -240,6 +245,10 @@ class Node:
         self._act(state.pool.tick(self.options.pool, now), now)
         for link in [link for link in state.peers.links.values() if link.phase is Phase.LEAVING]:
             self._part(link, now)
+        if state.returning_until and now >= state.returning_until:
+            state.returning_until = 0.0
+            for topic in list(state.outbox.waiting):
+                self._act(self.calling.topic_changed(topic, now), now)
         unwatch, changed = state.directory.tick(self.options.directory, now)
         self.context.effects.extend(Unwatch(topic) for topic in unwatch)
         for topic in changed:
@@ -249,8 +258,7 @@ class Node:
             self.floors.sweep(now)
             state.inbox.forget_idle(CALLER_IDLE_S, now)
         self._loop_back(now)
-        if state.draining:
-            self._end_drain(now)
+        self.draining.tick(now)
 
     def _fold_heat(self, now: float) -> None:
         """Decide anew which topics are hot, and so which links are kept."""
@@ -278,36 +286,8 @@ class Node:
 
     def drain(self, now: float) -> None:
         """Take nothing new, finish what runs, give back what did not start; then stop, at the latest after drain_s."""
-        if self.state.draining:
-            return
-        self.state.draining = self.state.peers.draining = True
-        self.state.drain_until = now + self.options.link.drain_s
-        self.context.note(notes.DRAINING, Level.INFO, drain_s=self.options.link.drain_s)
-        for app in self.state.apps.values():
-            self.serving.leave(app, now)
-            self.context.tell(app, Goodbye("draining"))
+        self.draining.begin(now, stop=True)
         self._loop_back(now)
-
-    def _end_drain(self, now: float) -> None:
-        """Stop once nothing is left to do, or time is up."""
-        state = self.state
-        left = len(state.outbox.entries) + len(state.fans)
-        for caller in state.inbox.callers.values():
-            left += sum(handed.stage is not Stage.ENDED for handed in caller.handed.values())
-        chunkers = [link.chunker for link in state.peers.links.values()] + [app.chunker for app in state.apps.values()]
-        left += sum(len(chunker.outgoing) for chunker in chunkers)
-        if (left or state.departing) and now < state.drain_until:
-            return
-        for link in state.peers.links.values():
-            state.peers.leave(link, "draining", now)
-        if state.peers.links and now < state.drain_until + FAREWELL_S:
-            state.drain_until = min(state.drain_until, now)
-            return
-        self.context.note(notes.DRAINED, Level.INFO, left=left)
-        for app in state.apps.values():
-            if app.conn is not None:
-                self.context.effects.append(CloseApp(app.conn, "drained"))
-        self.context.effects.append(Stop(0, "drained"))
 
     # What the parts decided is carried out
 

@@ -10,6 +10,7 @@ __all__ = [
     "DIAL_FAILED",
     "DRAINED",
     "DRAINING",
+    "DRAIN_ENDED",
     "DUPLICATE_NODE",
     "FOREIGN_RECORD",
     "INBOUND_EVICTED",
@@ -38,6 +39,7 @@ CAST_FAILED = "cast_failed"
 DIAL_FAILED = "dial_failed"
 DRAINED = "drained"
 DRAINING = "draining"
+DRAIN_ENDED = "drain_ended"
 DUPLICATE_NODE = "duplicate_node"
 FOREIGN_RECORD = "foreign_record"
 INBOUND_EVICTED = "inbound_evicted"

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from mesh.core.records import Flag, GiveBack, Kind, Request
+from mesh.core.records import Flag, Kind, Request
 from mesh.core.wheel import Wheel
 from mesh.types import TopicKey
 
@@ -111,11 +111,12 @@ class Place(enum.IntEnum):
 
 
 class Entry(Struct):
-    """One request that has not ended. ``charged`` is its weight; ``reached``: the incarnation it was sent
+    """One request that has not ended. ``charged``: the bytes it holds; ``reached``: the incarnation it was sent
     to; ``asked``: targets that have not said what became of it, and the incarnation that it had been sent to there;
     ``lost``: one that cannot say; ``targets``: the nodes that an earlier agent chose for a fan-out; ``doubtful``: it
-    was lost after it had left, and may have run; ``refusal``: why it was given back last; ``seen_at``: when it last
-    showed that it is worked at, if it is watched, ``looked_at``: and when that was last asked."""
+    was lost after it had left, and may have run; ``kept``: a cast for which somebody was expected once, so that it
+    waits until its time is over; ``seen_at``: when it last showed that it is worked at, if it is watched,
+    ``looked_at``: and when that was last asked."""
 
     request: Request
     topic: TopicKey
@@ -129,7 +130,7 @@ class Entry(Struct):
     asked: dict[TargetKey, int] = field(default_factory=dict)
     lost: str = ""
     targets: dict[str, int] | None = None
-    refusal: GiveBack | None = None
+    kept: bool = False
     seen_at: float = 0.0
     looked_at: float = 0.0
 

@@ -347,7 +347,8 @@ class Cancel(_Wire, tag=37):
 
 
 class GiveBack(_Wire, tag=38):
-    """Serving side → caller's agent: this dispatch was not run and is forgotten here; place it elsewhere or fail it."""
+    """Serving side → caller's agent → calling app: this dispatch was not run and is forgotten here; place it elsewhere,
+    or, an app, keep it for the agent that comes next."""
 
     node: Node
     session: U63

@@ -74,13 +74,11 @@ class Recovery:
                 return []
         view = self.state.directory.views.get(entry.topic)
         if view is not None:
-            pause_s = max(record.retry_after_ms / 1000, HIDE_S)
+            pause_s = max(record.retry_after_ms / 1000, HIDE_S) * self.state.rng.uniform(1.0, 1.25)
+            refusal = record if record.status == Status.OVERLOADED else None
             for instance_key in [k for k in view.ready.keys if (k.node, k.session) == target]:
-                self.state.directory.hide(entry.topic, instance_key, now + pause_s)
-        entry.refusal = record
-        actions = self.calling.replace(entry, now)
-        entry.refusal = None
-        return actions
+                self.state.directory.hide(entry.topic, instance_key, now + pause_s, refusal)
+        return self.calling.replace(entry, now)
 
     def _poisoned(self, entry: Entry, now: float) -> None:
         """So many processes died of an entry that it is not placed again. Here every poisonous message ends."""

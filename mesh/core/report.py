@@ -5,14 +5,25 @@ from collections.abc import Callable, Mapping
 from msgspec import json
 
 from mesh.core.context import NodeOptions, State
+from mesh.core.inbox import Stage
 from mesh.core.link import Phase
+from mesh.core.outbox import Place
 
-__all__ = ["REPORTS", "SHELL_REPORTS", "Facts"]
+__all__ = ["REPORTS", "SHELL_REPORTS", "Facts", "unfinished"]
 
 Facts = Mapping[str, object]
 """What only the shell knows: process, descriptors, loop lag, matchmaker."""
 
 Report = Callable[[State, NodeOptions, Facts, Mapping[str, str], float], bytes]
+
+
+def unfinished(state: State) -> int:
+    """Return how much is open here: what apps asked for and has left, what they were asked for, bodies on their way."""
+    left = len(state.fans) + sum(entry.place in (Place.PLACED, Place.ASKED) for entry in state.outbox.entries.values())
+    for caller in state.inbox.callers.values():
+        left += sum(handed.stage is not Stage.ENDED for handed in caller.handed.values())
+    chunkers = [link.chunker for link in state.peers.links.values()] + [app.chunker for app in state.apps.values()]
+    return left + sum(len(chunker.outgoing) for chunker in chunkers)
 
 
 def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[str, str], now: float) -> bytes:
@@ -25,6 +36,8 @@ def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
             "incarnation": identity.incarnation,
             "endpoint": str(identity.endpoint),
             "draining": state.draining,
+            "stopping": state.stopping,
+            "unfinished": unfinished(state),
             "apps": [
                 {
                     "name": app.name,

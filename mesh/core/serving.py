@@ -1,15 +1,16 @@
 """The serving agent: takes requests from other agents, hands them to its apps, and sends the answers back.
 
-Read in the order of a message: `offer` remembers a request and puts it in a service's queue, `_hand_out` gives it to
+Read in the order of a message: `offer` remembers a request and puts it in a service's queue, `hand_out` gives it to
 the app when the app can begin it, `reply` and `settled` end it. A request that cannot be run here is given back: only
 the caller's agent places.
+
+What has arrived has left its link's window: an app that begins nothing fills its own queue, and nobody else's way.
 """
 
 from mesh.core import notes
-from mesh.core.catalogue import AgentEntry, Health, Instance
-from mesh.core.codec import weight
+from mesh.core.codec import held_bytes, weight
 from mesh.core.context import SEQS_MAX, Context, parts
-from mesh.core.effects import Level, Register, Renew, Withdraw
+from mesh.core.effects import Level
 from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Fifo, Handed, Id, Service, Stage
 from mesh.core.link import Link
 from mesh.core.ranges import expand, to_ranges
@@ -21,19 +22,13 @@ from mesh.core.records import (
     Receipt,
     Reply,
     Request,
-    Serve,
     Settled,
     Status,
-    Unserve,
 )
 from mesh.core.records import Serving as Served
 from mesh.core.session import App
-from mesh.types import TopicKey, name_problem
 
 __all__ = ["Serving"]
-
-FULL_RETRY_MS = 100
-"""When to come back to an instance whose queue was full."""
 
 GONE_RETRY_MS = 1_000
 """For how long an instance that is gone here is passed over, unless the catalogue says something new."""
@@ -50,77 +45,8 @@ class Serving:
         self.state = context.state
         self.options = context.options
 
-    # An app serves
-
-    def serve(self, app: App, record: Serve, now: float) -> TopicKey | None:
-        """Let an app serve a topic; return the topic if somebody may be waiting for it."""
-        problem = name_problem("topic", record.topic) or name_problem("server", record.server)
-        service = app.services.get(record.topic)
-        if problem is None and service is not None and service.server != record.server:
-            problem = f"this app serves {record.topic!r} as {service.server!r} already"
-        if problem is None and (self.state.draining or app.leaving):
-            problem = "this app is leaving" if app.leaving else "this agent is draining"
-        if problem:
-            self.context.tell(app, Served(record.topic, record.server, False, problem))
-            return None
-        self.context.tell(app, Served(record.topic, record.server, True))
-        if service is None:
-            service = app.services[record.topic] = Service(record.topic, record.server, 1, 1, leaving=True)
-        service.workers, service.prefetch = max(1, record.workers), max(1, record.prefetch)
-        if not service.leaving:
-            self._hand_out(app, service, now)
-            return None
-        service.leaving = False
-        instance = self._instance(app, service)
-        mine = (app.session, record.topic)
-        self.state.departing = [d for d in self.state.departing if (d[1].session, d[1].topic) != mine]
-        self.state.directory.add_local(instance, now)
-        self.context.effects.append(Register(instance))
-        self.context.note(notes.SERVICE_STARTED, Level.INFO, topic=record.topic, server=record.server, app=app.name)
-        return instance.topic_key
-
-    def _instance(self, app: App, service: Service, health: Health = Health.PASSING) -> Instance:
-        me = self.state.peers.identity
-        agent = AgentEntry(me.node, me.endpoint.host, me.endpoint.port, me.incarnation)
-        return Instance(app.namespace, service.topic, service.server, app.session, agent, health)
-
-    def unserve(self, app: App, record: Unserve, now: float) -> None:
-        """Hand an app nothing more of a topic: what waits is given back, what it holds it finishes."""
-        service = app.services.get(record.topic)
-        if service is None or service.server != record.server:
-            self.context.tell(app, Served(record.topic, record.server, False, "not served"))
-            return
-        self._leave(app, service, now)
-        self._finish_leaving(app, service)
-
-    def _leave(self, app: App, service: Service, now: float) -> None:
-        """Say that an instance drains, and a little later that it is gone."""
-        if service.leaving:
-            return
-        service.leaving = True
-        instance = self._instance(app, service, Health.MAINTENANCE)
-        self.state.directory.remove_local(instance, self.options.directory, now, orderly=True)
-        self.context.effects.append(Renew(instance, Health.MAINTENANCE, "draining"))
-        self.state.departing.append((now + self.options.directory.leave_linger_s, instance))
-        self._give_back_queue(app, service, "draining", now)
-
-    def _finish_leaving(self, app: App, service: Service) -> None:
-        """Tell an app that nothing of a topic is left with it, once that is so."""
-        if service.leaving and not service.running and app.services.get(service.topic) is service:
-            del app.services[service.topic]
-            self.context.tell(app, Served(service.topic, service.server, False))
-            self.context.note(notes.SERVICE_ENDED, Level.INFO, topic=service.topic, server=service.server, app=app.name)
-
-    def leave(self, app: App, now: float) -> None:
-        """Take nothing new for an app: its instances leave, in order."""
-        for service in list(app.services.values()):
-            self._leave(app, service, now)
-            self._finish_leaving(app, service)
-
     def tick(self, now: float) -> None:
-        """Withdraw instances whose farewell was long enough to be seen; forget what has expired."""
-        while self.state.departing and self.state.departing[0][0] <= now:
-            self.context.effects.append(Withdraw(self.state.departing.pop(0)[1]))
+        """Forget what has expired."""
         for session, asks in list(self.state.questions.items()):
             asks[:] = [(at, ask) for at, ask in asks if now - at < self.options.outbox.resume_grace_s]
             if not asks:
@@ -135,22 +61,21 @@ class Serving:
     def offer(self, node: str, request: Request, link: Link | None, now: float) -> None:
         """Take a request that ``node`` sent, by its link, or by this node itself (None)."""
         inbox = self.state.inbox
-        charged = weight(request, link.chunker.chunk_bytes if link else self.options.link.chunk_bytes)
-        conn = link.conn if link else 0
+        if link is not None:
+            link.take(weight(request, link.chunker.chunk_bytes))
+            self.state.peers.grant(link)
         if request.node != node:
             self.context.note(notes.FOREIGN_RECORD, Level.WARNING, peer=node, claimed=request.node)
-            self._take(conn, charged)
             return
         caller = inbox.caller(node, request.session, now)
         inbox.raise_floor(caller, request.floor)
         known = caller.handed.get(request.seq)
         if known is not None or request.seq < caller.floor:
-            self._take(conn, charged)
             if known is not None:
                 self.again(known, request)
             return
         expires = now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S
-        handed = Handed(request, expires, charged, target=request.target, conn=conn)
+        handed = Handed(request, expires, held_bytes(request), target=request.target)
         if request.kind == Kind.FANOUT:
             self._offer_all(caller, handed, now)
         else:
@@ -181,7 +106,7 @@ class Serving:
         limit = service.full(self.options.inbox, handed.charged) or self.state.inbox.full(self.options.inbox)
         if limit is not None:
             text = f"{limit} is reached at {self.context.node}, for {request.topic!r}"
-            self._give_back(handed, Status.OVERLOADED, text, limit, FULL_RETRY_MS)
+            self._give_back(handed, Status.OVERLOADED, text, limit, service.retry_after_ms(now))
             return
         self._keep(caller, handed, now)
         self._enqueue(app, service, handed, now)
@@ -207,24 +132,20 @@ class Serving:
         for app, service in pairs:
             if handed.parts[app.session] is Stage.QUEUED:
                 self._enqueue(app, service, handed, now)
-        if handed.failed == len(pairs):
-            self._take(handed.conn, handed.charged)
-            self._parts_ended(handed, now)
+        self._parts_ended(handed, now)
 
     def _enqueue(self, app: App, service: Service, handed: Handed, now: float) -> None:
-        service.queued += 1
-        service.queued_bytes += handed.charged
-        service.queue.push(handed.id)
+        service.enqueue(handed, now)
         if len(service.queue.items) - service.queue.head > 2 * service.queued + QUEUE_SLACK:
             service.queue = self._live_queue(app, service)
-        self._hand_out(app, service, now)
+        self.hand_out(app, service, now)
 
     def _live_queue(self, app: App, service: Service) -> Fifo:
         """Return a service's queue without what has left it out of turn, which else stays until its head moves."""
         found = [(id, self.state.inbox.find(id)) for id in service.queue.items[service.queue.head :]]
         return Fifo([id for id, handed in found if handed is not None and self._is_queued(handed, app)])
 
-    def _hand_out(self, app: App, service: Service, now: float) -> None:
+    def hand_out(self, app: App, service: Service, now: float) -> None:
         """Give the app what it can begin, oldest first."""
         if app.conn is None:
             return
@@ -234,15 +155,13 @@ class Serving:
             if handed is None or not self._is_queued(handed, app):
                 service.queue.pop()
                 continue
-            if not service.may_begin(handed):
+            if not service.may_begin(handed, self.options.inbox):
                 return
             service.queue.pop()
             if handed.parts:
                 handed.parts[app.session] = Stage.HANDED
             handed.stage = Stage.HANDED
-            self._unqueue(service, handed)
-            service.running[id] = None
-            service.running_calls += handed.is_call
+            service.begin(handed)
             self._hand(app, handed, now)
 
     def _hand(self, app: App, handed: Handed, now: float) -> None:
@@ -276,20 +195,6 @@ class Serving:
         self._release(handed, now)
         self.state.inbox.erase(handed)
 
-    def _unqueue(self, service: Service, handed: Handed) -> None:
-        """A request has left a queue: its room, there and in the link's window, is free."""
-        service.queued -= 1
-        service.queued_bytes -= handed.charged
-        if not handed.parts or all(stage is not Stage.QUEUED for stage in handed.parts.values()):
-            self._take(handed.conn, handed.charged)
-
-    def _take(self, conn: int, charged: int) -> None:
-        """Room in the window of the link that a request came by is free; with the link its window is gone."""
-        link = self.state.peers.links.get(conn)
-        if link is not None:
-            link.take(charged)
-            self.state.peers.grant(link)
-
     def _leave_queue(self, handed: Handed) -> None:
         """A request is forgotten: free its place in queues; where it runs, its worker stays taken until it ends."""
         for session in handed.parts or (handed.target,):
@@ -300,21 +205,19 @@ class Serving:
             if self._is_queued(handed, app):
                 if handed.parts:
                     handed.parts[session] = Stage.ENDED
-                self._unqueue(service, handed)
+                service.unqueue(handed)
             elif handed.id in service.running:
-                service.overrun[handed.id] = handed.is_call
+                service.overrun[handed.id] = None
 
     # It cannot be run here
 
     def _give_back(self, handed: Handed, status: Status, text: str, limit: str, retry_after_ms: int) -> None:
         """Return a request that is not, or no longer, remembered here."""
         request = handed.request
-        if handed.stage is Stage.QUEUED:
-            self._take(handed.conn, handed.charged)
         record = GiveBack(*handed.id, request.dispatch, int(status), text, limit, retry_after_ms)
         self.context.answer(request.node, record)
 
-    def _give_back_queue(self, app: App, service: Service, text: str, now: float) -> None:
+    def give_back_queue(self, app: App, service: Service, text: str, now: float) -> None:
         """Return everything that waits for a service; its parts of fan-outs have failed."""
         while (id := service.queue.pop()) is not None:
             handed = self.state.inbox.find(id)
@@ -322,11 +225,10 @@ class Serving:
                 continue
             if handed.parts:
                 handed.parts[app.session] = Stage.HANDED
-                self._unqueue(service, handed)
+                service.unqueue(handed)
                 self._part_ended(handed, app.session, now, failed=True)
                 continue
-            service.queued -= 1
-            service.queued_bytes -= handed.charged
+            service.unqueue(handed)
             self._erase(handed, now)
             self._give_back(handed, Status.UNROUTABLE, text, "", GONE_RETRY_MS)
 
@@ -352,22 +254,28 @@ class Serving:
         """A worker of the app is free again, or what an earlier agent had handed to it needs none."""
         service = app.services.get(handed.request.topic)
         if service is not None and handed.id in service.running:
-            self._free(app, service, handed.id, handed.is_call, now)
+            self._free(app, service, handed.id, now)
         elif handed.stage is Stage.QUEUED and not handed.parts:
             self._leave_queue(handed)
 
     def _overran(self, app: App, id: Id, now: float) -> None:
         """The app ended what was forgotten here when its time was over."""
         for service in list(app.services.values()):
-            if id in service.overrun:
-                self._free(app, service, id, service.overrun.pop(id), now)
+            if service.overrun.pop(id, id) is None:
+                self._free(app, service, id, now)
 
-    def _free(self, app: App, service: Service, id: Id, is_call: bool, now: float) -> None:
-        del service.running[id]
-        service.running_calls -= is_call
+    def _free(self, app: App, service: Service, id: Id, now: float) -> None:
+        service.end(id, now)
         self.state.totals.served += 1
-        self._hand_out(app, service, now)
-        self._finish_leaving(app, service)
+        self.hand_out(app, service, now)
+        self.finish_leaving(app, service)
+
+    def finish_leaving(self, app: App, service: Service) -> None:
+        """Tell an app that nothing of a topic is left with it, once that is so."""
+        if service.leaving and not service.running and app.services.get(service.topic) is service:
+            del app.services[service.topic]
+            self.context.tell(app, Served(service.topic, service.server, False))
+            self.context.note(notes.SERVICE_ENDED, Level.INFO, topic=service.topic, server=service.server, app=app.name)
 
     def settled(self, app: App, record: Settled, now: float) -> None:
         """The app's handlers ended casts and fan-outs of one calling session."""
@@ -392,18 +300,22 @@ class Serving:
             for part in parts(to_ranges(plain)):
                 self.context.answer(record.node, Settled(record.node, record.session, part, record.failed))
 
-    def _part_ended(self, handed: Handed, session: int, now: float, *, failed: bool) -> None:
+    def _part_ended(
+        self, handed: Handed, session: int, now: float, *, failed: bool = False, lost: bool = False
+    ) -> None:
         """One app is done with its part of a fan-out; after the last the caller's agent gets the counts."""
         if handed.parts.get(session) in (None, Stage.ENDED):
             return
         handed.parts[session] = Stage.ENDED
         handed.failed += failed
+        handed.unknown += lost
         self._parts_ended(handed, now)
 
     def _parts_ended(self, handed: Handed, now: float) -> None:
         if all(stage is Stage.ENDED for stage in handed.parts.values()):
             asked = len(handed.parts)
-            receipt = Receipt(*handed.id, asked, asked - handed.failed, handed.failed, 0)
+            finished = asked - handed.failed - handed.unknown
+            receipt = Receipt(*handed.id, asked, finished, handed.failed, handed.unknown)
             self._end(handed, receipt, now)
             self.context.answer(handed.request.node, receipt)
 
@@ -431,28 +343,17 @@ class Serving:
             self.context.tell(app, ask)
         for service in list(app.services.values()):
             for id in list(service.overrun):
-                self._free(app, service, id, service.overrun.pop(id), now)
+                del service.overrun[id]
+                self._free(app, service, id, now)
             for id in service.running:
                 handed = self.state.inbox.find(id)
                 assert handed is not None, id
                 self._hand(app, handed, now)
-            self._hand_out(app, service, now)
+                if handed.cancelled:
+                    self.context.tell(app, Cancel(*id))
+            self.hand_out(app, service, now)
 
-    def app_gone(self, app: App, now: float, *, orderly: bool) -> list[TopicKey]:
-        """An app is gone for good: what it had not begun goes back, what it had is unknown. Return its topics."""
-        topics = []
-        for service in list(app.services.values()):
-            instance = self._instance(app, service)
-            self.state.directory.remove_local(instance, self.options.directory, now, orderly=orderly)
-            if not service.leaving:
-                self.context.effects.append(Withdraw(instance))
-            topics.append(instance.topic_key)
-            self._give_back_queue(app, service, "the app that served it is gone", now)
-            self._lose(app, service, now)
-        app.services.clear()
-        return topics
-
-    def _lose(self, app: App, service: Service, now: float) -> None:
+    def lose(self, app: App, service: Service, now: float) -> None:
         """What an app had begun is unknown; what may run twice goes back. That is handed out ahead, so only the oldest
         of it, as many as there are workers, is charged with an attempt."""
         for number, id in enumerate(service.running):
@@ -460,7 +361,7 @@ class Serving:
             if handed is None or handed.stage is Stage.ENDED:
                 continue
             if handed.parts:
-                self._part_ended(handed, app.session, now, failed=True)
+                self._part_ended(handed, app.session, now, lost=True)
             elif handed.is_call:
                 failure = self._failure(id, Status.INDETERMINATE, f"the app that ran it at {self.context.node} is gone")
                 self._end(handed, failure, now)

@@ -64,6 +64,8 @@ class App(Struct):
     reached_before: dict[tuple[str, int], int] = field(default_factory=dict)
     targets_before: dict[int, dict[str, int]] = field(default_factory=dict)
     leaving: bool = False
+    leaving_since: float = 0.0
+    parted: bool = False
 
     def raise_floor(self, floor: int) -> None:
         """The app has settled every seq below ``floor``: its outcomes need not be kept."""

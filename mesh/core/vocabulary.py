@@ -14,7 +14,8 @@ class Kind(enum.IntEnum):
 
 
 class Flag(enum.IntEnum):
-    """Options of a request, as bits of ``Request.flags``. RESUMED: the app gave it to an earlier connection already."""
+    """Options of a request, as bits of ``Request.flags``. RESUMED: the app gave it to an earlier connection already;
+    ROOM: a call waits while every instance is full."""
 
     IDEMPOTENT = 1
     WAIT = 2
@@ -22,6 +23,7 @@ class Flag(enum.IntEnum):
     DURABLE = 8
     ONCE = 16
     RESUMED = 32
+    ROOM = 64
 
 
 class Status(enum.IntEnum):

@@ -169,7 +169,7 @@ def test_a_first_signal_drains_and_leaves_no_socket(tmp_path: Path, number: sign
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_all_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    with Agent(tmp_path, "hang") as agent:
+    with Agent(tmp_path, "hang", same_signal_s=0.0) as agent:
         reactor = agent.ready()["pid"]
         agent.send(signal.SIGTERM)
         agent.expect("supervisor_stopping")
@@ -177,6 +177,15 @@ def test_a_second_signal_ends_all_at_once(tmp_path: Path, number: signal.Signals
         assert 128 + number == agent.wait()
         wait_until_gone(reactor)
         assert not agent.socket_path.exists()
+
+
+def test_a_second_signal_in_the_same_moment_means_the_same(tmp_path: Path) -> None:
+    with Agent(tmp_path, same_signal_s=WITHIN_S) as agent:
+        agent.ready()
+        for _ in range(3):
+            agent.send(signal.SIGTERM)
+        assert Exit.OK == agent.wait()
+        assert 1 == agent.names().count("supervisor_stopping")
 
 
 def test_a_signal_between_two_reactors_ends_the_supervisor(tmp_path: Path) -> None:

@@ -12,7 +12,21 @@ from tests.cli.conftest import Run
 from tests.cli.fakes import FakeClient
 
 COMMANDS = (
-    *("agent", "bench", "call", "cast", "completion", "config", "demo", "doctor", "fanout", "links", "ping", "rpc"),
+    *(
+        "agent",
+        "bench",
+        "call",
+        "cast",
+        "completion",
+        "config",
+        "demo",
+        "doctor",
+        "drain",
+        "fanout",
+        "links",
+        "ping",
+        "rpc",
+    ),
     *("run", "serve", "status", "topics"),
 )
 

@@ -20,7 +20,8 @@ def test_call_writes_the_body_of_the_reply_as_it_is(run: Run) -> None:
     client = FakeClient(Reply(b"no newline"))
     ran = run("call", "words", "how many?", "--header", "a=b", "--timeout-s", "3", "--wait", client=client)
     assert (0, "no newline", "") == ran
-    options = {"timeout_s": 3.0, "headers": {"a": "b"}, "wait": True, "idempotent": False, "monitor_s": 0.0}
+    options = {"timeout_s": 3.0, "headers": {"a": "b"}, "wait": True, "wait_for_room": False, "idempotent": False}
+    options["monitor_s"] = 0.0
     assert [("call", "words", b"how many?", options)] == client.asked
 
 

@@ -13,6 +13,10 @@ import pytest
 
 import mesh
 from mesh import Message
+from mesh.client.events import Delivered
+from mesh.client.session import Session
+from mesh.client.tasks import Pool
+from mesh.core.records import Failure, Record, Request
 from tests.client.shells import WITHIN_S
 
 pytestmark = pytest.mark.io
@@ -143,3 +147,35 @@ def test_call_async_cannot_wait_for_room(mesh_socket: Path) -> None:
             call.cancel()
 
     play(scenario, mesh_socket)
+
+
+def test_a_handler_that_is_cancelled_before_its_first_step_is_answered_and_frees_its_worker() -> None:
+    class Host:
+        def __init__(self) -> None:
+            self.session = Session(1, "app")
+
+        def flush_soon(self) -> None: ...
+
+        def notice(self) -> None: ...
+
+    async def scenario() -> list[Record]:
+        async def handle(_: Message) -> bytes:
+            raise AssertionError("it was never to run")
+
+        host = Host()
+        serving = host.session.serving
+        host.session.serve("t", "s", 1, 1)
+        pool = Pool(host, "t", handle, 1, False)
+        request = Request(0, 4, "t", "", 10_000, b"", node="n", session=9)
+        deadline, _ = serving.take_in(request, time.monotonic())
+        assert deadline is not None
+        pool.put(Delivered(request, deadline))
+        pool.cancel(("n", 9, 4))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (0, {}) == (serving.in_hand, pool._running)
+        return serving.resume()
+
+    _, answer = asyncio.run(scenario())
+    assert isinstance(answer, Failure)
+    assert "CancelledError" == answer.error_type

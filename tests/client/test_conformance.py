@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mesh
 from mesh import Message, Reply, rpc
-from tests.client.shells import WITHIN_S, Face, Shell
+from tests.client.shells import WITHIN_S, AioFace, Face, Shell
 
 pytestmark = pytest.mark.io
 
@@ -429,3 +430,26 @@ def test_handlers_do_not_see_each_others_context(client: Face, server: Face, she
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
     server.serve(topic, shell.wrap(lambda _: b"%d" % variable.get()))
     assert b"0" == client.call(topic).body
+
+
+def test_a_handler_cannot_end_the_client_that_runs_it(client: Face, server: Face, shell: Shell, topic: str) -> None:
+    raised: list[BaseException] = []
+    own: Any = server.client if isinstance(server, AioFace) else server
+
+    async def end_async(_: Message) -> bytes:
+        try:
+            await own.close()
+        except RuntimeError as error:
+            raised.append(error)
+        return b"still here"
+
+    def end(_: Message) -> bytes:
+        try:
+            own.close()
+        except RuntimeError as error:
+            raised.append(error)
+        return b"still here"
+
+    server.serve(topic, end_async if isinstance(server, AioFace) else end)
+    assert b"still here" == client.call(topic, timeout_s=30).body
+    assert ["a handler cannot end the client that runs it"] == [str(error).split(",")[0] for error in raised]

@@ -39,6 +39,7 @@ from mesh.core.records import (
     Flag,
     Floor,
     FloorAsk,
+    GiveBack,
     Goodbye,
     Hello,
     Keep,
@@ -319,6 +320,48 @@ def test_goodbye_of_the_agent_drains_and_keeps_requests_for_the_next(serving: Ag
     told = serving.connect(incarnation=4)
     (request,) = [record for record in told if isinstance(record, Request)]
     assert (seq, 0) == (request.seq, request.flags)
+
+
+def test_what_an_agent_that_ends_gives_back_is_as_though_never_written(agent: Agent) -> None:
+    call, cast, held = agent.ask(), agent.ask(Kind.CAST), agent.ask(Kind.CAST)
+    agent.heard()
+    agent.say(Accepted([(held, held)]), Goodbye("draining"))
+    gone = 99
+    for seq in (call, cast, held, gone, call):
+        assert [] == agent.say(GiveBack("here", ID, seq, 0, int(Status.UNROUTABLE), "this agent ends"))
+    agent.say(GiveBack("here", ID + 1, call, 0, int(Status.UNROUTABLE), ""))
+    assert (0, []) == (agent.session.calling.unheld, agent.heard())
+    agent.session.disconnected("drained", T0)
+    told = agent.connect(incarnation=4)
+    assert [(call, 0), (cast, 0), (held, 0)] == [(r.seq, r.flags) for r in told if isinstance(r, Request)]
+    assert 1 == agent.session.calling.unheld, "the one that nobody has accepted"
+    agent.session.disconnected("gone", T0)
+    agent.session.tick(T0 + 60.0)
+
+
+def test_what_was_given_back_and_no_agent_took_certainly_did_not_run(agent: Agent) -> None:
+    seq = agent.ask()
+    agent.heard()
+    agent.say(Goodbye("draining"), GiveBack("here", ID, seq, 0, int(Status.UNROUTABLE), "this agent ends"))
+    (end,) = agent.session.tick(T0 + 10.0)
+    assert isinstance(end, Ended)
+    assert isinstance(end.outcome, Failure)
+    assert Status.AGENT_UNAVAILABLE == end.outcome.status
+
+
+def test_a_call_that_is_given_up_while_its_body_comes_is_refused_and_never_run(serving: Agent) -> None:
+    for kind, answer in [
+        (Kind.CALL, Failure(*id_of(1), int(Status.CANCELLED), "its caller gave it up before it began")),
+        (Kind.CAST, Failure(*id_of(1), int(Status.CANCELLED), "its caller gave it up before it began")),
+        (Kind.FANOUT, Settled(*CALLER, [(1, 1)], 1)),
+    ]:
+        serving.say(asked(1, kind, body=b"", size=1000, stream=7), Chunk(7, 0, b"x" * 500))
+        serving.heard()
+        assert [] == serving.say(Cancel(*id_of(1)))
+        assert [answer] == serving.heard()
+        assert [] == serving.say(Chunk(7, 1, b"x" * 500))
+        assert [ChunkAck(7, 2, abort=True)] == serving.heard()
+    assert 0 == serving.session.serving.in_hand
 
 
 def test_our_goodbye_is_answered_and_nothing_more_is_taken(agent: Agent) -> None:

@@ -134,3 +134,26 @@ def test_an_interrupted_wait_gives_its_call_up(mesh_socket: Path) -> None:
             client.call("sync-interrupted")
         timer.join()
         assert b"x" == client.call("sync-interrupted", b"x").body
+
+
+class InterruptedOnce(dict[str, int]):
+    """A dict whose first change is followed at once by Ctrl-C."""
+
+    is_due = True
+
+    def setdefault(self, key: str, default: int = 0, /) -> int:
+        value = super().setdefault(key, default)
+        if self.is_due:
+            self.is_due = False
+            raise KeyboardInterrupt
+        return value
+
+
+def test_an_interrupt_as_a_thread_becomes_the_reader_leaves_the_role_to_others(mesh_socket: Path) -> None:
+    with mesh.connect("interrupted", socket=mesh_socket) as client:
+        engine = client._desk.engine
+        role = engine._role = InterruptedOnce()
+        with pytest.raises(KeyboardInterrupt):
+            engine._lead(lambda: True, float("inf"))
+        assert {} == role
+        assert client.node == client.query("status")["node"]

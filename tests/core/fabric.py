@@ -345,7 +345,7 @@ def assert_quiescent(node: Node) -> None:
                 service.queued_bytes,
                 unread,
                 service.running,
-                service.running_calls,
+                service.running_bytes,
             ), service.topic
             assert {} == service.overrun
     slots = state.pool.slots.values()

@@ -16,6 +16,7 @@ from mesh.core.records import (
     Answer,
     AppHello,
     AppWelcome,
+    Cancel,
     Chunk,
     ChunkAck,
     Credit,
@@ -43,6 +44,7 @@ from mesh.types import Endpoint, TopicKey
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes, options
 
 HELLO = AppHello(0, 0, 7, 1, "shell")
+KNOWN = b"dial_back, drain, links, recorder, recorder_dump, resume, status, topics"
 
 
 def node(node_options: NodeOptions | None = None) -> Node:
@@ -451,7 +453,7 @@ def test_a_question_that_the_agent_does_not_know_is_told_what_it_knows() -> None
     *reports, too_long = told(one.take(1.0), conn)
     assert isinstance(too_long, Report)
     assert b"over the 1048576 that a report may have" in too_long.body
-    unknown = b"this agent does not know 'weather'; it knows dial_back, links, recorder, recorder_dump, status, topics"
+    unknown = b"this agent does not know 'weather'; it knows " + KNOWN
     assert [Report(1, False, unknown), Report(2, True, b"[]")] == reports
 
 
@@ -494,3 +496,60 @@ def test_an_app_may_ask_for_a_dial_back() -> None:
     conn = connect(one)
     one.app_data(conn, encode(1, [Query(1, "dial_back")]), 1.0)
     assert FindAgents() in one.take(1.0).effects
+
+
+def test_a_request_that_is_given_up_while_its_body_comes_is_never_taken() -> None:
+    one = node()
+    conn = connect(one)
+    announced = Request(0, 0, "orders", "", 10_000, b"", size=600_000, stream=1)
+    one.app_data(conn, encode(1, [announced, Chunk(1, 0, bytes(1000)), Cancel("", 0, 0)]), 1.0)
+    assert [ChunkAck(1, 1)] == told(one.take(1.0), conn)
+    one.app_data(conn, encode(2, [Chunk(1, 1, bytes(1000)), Cancel("", 0, 0)]), 1.0)
+    assert [ChunkAck(1, 2, abort=True)] == told(one.take(1.0), conn)
+    assert {} == one.state.outbox.entries
+
+
+def test_a_session_that_comes_back_to_an_agent_that_stops_is_welcome_a_new_one_is_not() -> None:
+    one = node()
+    conn = connect(one)
+    one.take(1.0)
+    one.drain(1.0)
+    one.app_closed(conn, 1.0, dead=False)
+    one.take(1.0)
+    back, new = (one.app_connected(Credentials(0, 1), 1.0) for _ in range(2))
+    session = next(iter(one.state.apps))
+    one.app_data(back, encode(0, [AppHello(0, 0, session, 9, "app")]), 1.0)
+    one.app_data(new, encode(0, [AppHello(0, 0, session + 1, 1, "app")]), 1.0)
+    output = one.take(1.0)
+    (welcome,) = told(output, back)
+    assert isinstance(welcome, AppWelcome)
+    assert welcome.draining
+    (refused,) = told(output, new)
+    assert isinstance(refused, Refuse)
+    assert RefuseReason.DRAINING == refused.reason
+
+
+def test_an_app_that_had_an_earlier_agent_says_that_there_was_one() -> None:
+    one = node()
+    assert 0.0 == one.state.returning_until
+    for session, connection, expected in [(21, 1, 0.0), (22, 2, 6.0)]:
+        conn = one.app_connected(Credentials(0, 1), 2.0)
+        one.app_data(conn, encode(0, [AppHello(0, 0, session, connection, "app")]), 2.0)
+        assert expected == one.state.returning_until
+    one.state.returning_until = 0.0
+    conn = one.app_connected(Credentials(0, 1), 7.0)
+    one.app_data(conn, encode(0, [AppHello(0, 0, 23, 2, "app")]), 7.0)
+    assert 0.0 == one.state.returning_until, "too late to be of that time"
+
+
+def test_orders_are_taken_from_root_and_the_agents_own_user() -> None:
+    one = node()
+    one.state.owner_uid = 1000
+    conn = connect(one)
+    (session,) = one.state.apps
+    for number, (uid, what, ok) in enumerate([(7, "drain", 0), (-1, "drain", 0), (1000, "drain", 1), (0, "resume", 1)]):
+        one.state.apps[session].uid = uid
+        one.app_data(conn, encode(1 + number, [Query(number, what)]), 1.0)
+        reports = [record for record in told(one.take(1.0), conn) if isinstance(record, Report)]
+        assert [(number, bool(ok))] == [(report.seq, report.ok) for report in reports]
+        assert ok or b"only root and the agent's own user (1000) may drain it" in reports[0].body

@@ -9,7 +9,20 @@ from mesh.core.inbox import InboxOptions
 from mesh.core.link import LinkOptions
 from mesh.core.outbox import OutboxOptions
 from mesh.core.pool import PoolOptions
-from mesh.core.records import Accepted, Cancel, Flag, FloorAsk, Reach, Receipt, Reply, Request, Settled, Status, Targets
+from mesh.core.records import (
+    Accepted,
+    Cancel,
+    Flag,
+    FloorAsk,
+    Kind,
+    Reach,
+    Receipt,
+    Reply,
+    Request,
+    Settled,
+    Status,
+    Targets,
+)
 from mesh.core.router import RouterOptions
 from mesh.sim.world import NetworkOptions, World
 from mesh.types import TopicKey
@@ -459,13 +472,116 @@ def test_the_limit_of_a_queue_is_named_when_every_instance_is_full() -> None:
     seqs = [caller.call("orders") for _ in range(10)]
     world.run(2.0)
     refused = [caller.failure(seq) for seq in seqs if caller.ends(seq)]
-    assert [(Status.OVERLOADED, "queue_records", 100)] * 4 == [(f.status, f.limit, f.retry_after_ms) for f in refused]
+    assert [(Status.OVERLOADED, "queue_records")] * 4 == [(f.status, f.limit) for f in refused]
+    assert all(100 <= failure.retry_after_ms <= 126 for failure in refused), "a moment, and not the same for all"
     assert [1, 1] == [len(app.asked) for app in apps]
     for app in apps:
         app.release()
     world.run(3.0)
     assert 6 == sum(isinstance(end, Reply) for seq in seqs for end in caller.ends(seq))
     assert_mesh_quiescent(world)
+
+
+def test_while_all_are_full_calls_are_refused_at_once_those_that_want_room_and_casts_wait_for_it() -> None:
+    world = fleet("ab", NodeOptions(inbox=InboxOptions(queue_records=1)))
+    (server,) = served(world, "b", workers=1)
+    server.handle = hold
+    caller = App(world, "a", 1)
+    held = [caller.call("orders") for _ in range(3)]
+    world.run(1.6)
+    assert Status.OVERLOADED == caller.status(held[2])
+    sent = link(world, "a", "b").sent_records
+    now = [caller.call("orders"), caller.call("orders", flags=Flag.IDEMPOTENT)]
+    room, cast = caller.call("orders", flags=Flag.ROOM), caller.cast("orders")
+    world.run(1.601)
+    assert [Status.OVERLOADED] * 2 == [caller.status(seq) for seq in now]
+    assert all(0 < caller.failure(seq).retry_after_ms <= 126 for seq in now)
+    assert sent == link(world, "a", "b").sent_records, "nobody was asked again"
+    world.run(3.0)
+    assert [[], []] == [caller.ends(room), caller.ends(cast)]
+    server.release()
+    world.run(6.0)
+    assert (b"", None) == (caller.body(room), caller.end(cast))
+    assert_mesh_quiescent(world)
+
+
+def test_a_fan_out_counts_those_that_are_full() -> None:
+    world = fleet("abc", NodeOptions(inbox=InboxOptions(queue_records=1)))
+    apps = served(world, "b", "c", workers=1)
+    apps[0].handle = hold
+    caller = App(world, "a", 1)
+    for _ in range(3):
+        caller.call("orders@b-10")
+    world.run(1.6)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    assert (2, 1, 1, 0) == caller.receipt(seq)
+
+
+def test_a_cast_to_who_served_lately_waits_all_its_time_and_arrives_once() -> None:
+    world = fleet("ab", NodeOptions(directory=DirectoryOptions(absent_grace_s=2.0)))
+    (server,) = served(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    server.close(dead=True)
+    world.run(2.5)
+    seq, call = caller.cast("orders", timeout_s=60.0), caller.call("orders", timeout_s=60.0)
+    world.run(20.0)
+    assert (Status.UNROUTABLE, []) == (caller.status(call), caller.ends(seq))
+    late = caller.cast("orders", timeout_s=60.0)
+    world.run(20.5)
+    assert Status.UNROUTABLE == caller.status(late), "nobody served lately any more"
+    again = App(world, "b", 11)
+    again.serve("orders")
+    world.run(22.0)
+    assert [seq] == [request.seq for request in again.asked]
+    assert caller.end(seq) is None
+
+
+def test_a_cast_that_an_earlier_agent_had_accepted_waits_for_whoever_serves_it() -> None:
+    world = fleet("a")
+    caller = App(world, "a", 1)
+    caller.say(Request(int(Kind.CAST), 0, "orders", "", 60_000, b"", Flag.RESUMED))
+    world.run(3.0)
+    assert [] == caller.ends(0)
+    served(world, "a")
+    world.run(4.0)
+    assert caller.end(0) is None
+
+
+def test_a_fan_out_that_is_given_up_is_cancelled_wherever_it_went() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    for app in apps:
+        app.handle = hold
+    caller = App(world, "a", 1)
+    caller.call("orders", timeout_s=60.0)
+    world.run(1.6)
+    seq = caller.fanout("orders")
+    world.run(2.0)
+    caller.cancel(seq)
+    world.run(2.5)
+    assert (2, 0, 0, 2) == caller.receipt(seq)
+    assert [[seq], [seq]] == [[record.seq for record in app.of(Cancel)] for app in apps]
+
+
+def test_a_fan_out_that_is_given_up_before_it_has_left_goes_nowhere() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    world.run(1.6)
+    caller = App(world, "a", 1)
+    caller.call("other")
+    world.agents["a"].node.calling.view(TopicKey("", "orders"), world.now)
+    world.silence("a", "b")
+    world.run(2.0)
+    seq = caller.fanout("orders", timeout_s=60.0)
+    world.run(2.5)
+    caller.cancel(seq)
+    world.run(3.0)
+    assert (1, 0, 0, 1) == caller.receipt(seq)
+    assert [] == server.asked
+    assert {} == world.agents["a"].node.state.outbox.queues
 
 
 def test_what_may_have_run_is_never_said_to_be_unroutable() -> None:

@@ -162,8 +162,10 @@ def test_what_the_receiver_no_longer_wants_is_aborted() -> None:
     wire.send(request(1, body=BIG))
     wire.send(request(2, body=BIG))
     wire.forth()
-    wire.receiver.forget(1)
-    wire.receiver.forget(99)
+    assert wire.receiver.withdraw("a", 7, 99) is None
+    coming = wire.receiver.withdraw("a", 7, 1)
+    assert coming is not None
+    assert 1 == coming.seq
     wire.run()
     assert [2] == [record.seq for record in wire.arrived]
     wire.assert_done()

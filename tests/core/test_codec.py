@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core import codec
-from mesh.core.codec import FRAME_BYTES_MAX, RECORDS_MAX, Batch, decode, encode, encode_split, weight
+from mesh.core.codec import FRAME_BYTES_MAX, RECORDS_MAX, Batch, decode, encode, encode_split, held_bytes, weight
 from mesh.core.records import BODY_INLINE_MAX, Chunk, Goodbye, Keep, Ping, Pong, Record, Reply, Request, Targets
 from mesh.errors import ProtocolError
 from tests.core.schemas import any_record
@@ -161,7 +161,9 @@ def test_a_body_over_what_a_record_may_bring_is_named(record: Request | Reply) -
 def test_a_request_weighs_its_body_but_a_chunked_one_only_its_first_chunk() -> None:
     small, large = (Request(0, 0, "t", "", 1, bytes(size)) for size in (100, 5_000))
     assert (228, 4_224) == (weight(small, 4_096), weight(large, 4_096))
-    assert 128 == weight(Request(0, 0, "t", "", 1, b"", size=5_000, stream=1), 4_096)
+    announced = Request(0, 0, "t", "", 1, b"", size=5_000, stream=1)
+    assert 128 == weight(announced, 4_096)
+    assert [228, 5_128, 5_128] == [held_bytes(one) for one in (small, large, announced)]
 
 
 def test_a_reply_travels_whole() -> None:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from mesh.core.catalogue import Health, Instance
 from mesh.core.directory import Directory, DirectoryOptions, View
+from mesh.core.records import GiveBack, Status
 from mesh.types import TopicKey
 from tests.core.builders import ORDERS, STOCK, copied, instance, snapshot
 
@@ -255,6 +256,36 @@ def test_hiding_in_a_topic_without_a_view_is_no_error() -> None:
     directory, _ = watching(B)
     directory.hide(STOCK, B.key, 5.0)
     assert [ORDERS] == list(directory.views)
+
+
+def refusal(text: str = "full") -> GiveBack:
+    return GiveBack("a", 1, 1, 1, int(Status.OVERLOADED), text, "queue_records", 100)
+
+
+def test_who_is_full_is_passed_over_but_by_fan_outs_and_says_when_to_come_back() -> None:
+    directory, view = watching(B, C, D)
+    assert (None, [B, C, D]) == (view.full(""), view.everybody("").instances)
+    directory.hide(ORDERS, B.key, 5.0, refusal("later"))
+    directory.hide(ORDERS, C.key, 4.0, refusal("sooner"))
+    assert [D] == ready(view)
+    assert (refusal("sooner"), 4.0) == view.full("")
+    assert (refusal("later"), 5.0) == view.full("b-1")
+    assert (None, [D]) == (view.full("d-1"), view.everybody("d-1").instances)
+    assert ([B, C, D], [B]) == (view.everybody("").instances, view.everybody("b-1").instances)
+    directory.tick(OPTIONS, 4.0)
+    assert [C, D] == ready(view)
+    directory.hide(ORDERS, B.key, 9.0)
+    assert (None, [C, D]) == (view.full(""), view.everybody("").instances), "it is gone, which is not full"
+
+
+def test_who_was_full_and_leaves_or_is_gone_is_full_no_more() -> None:
+    directory, view = watching(B, C)
+    directory.hide(ORDERS, B.key, 5.0, refusal())
+    directory.hide(ORDERS, C.key, 5.0, refusal())
+    directory.snapshot(snapshot(replace(C, Health.MAINTENANCE)), OPTIONS, 1.0)
+    assert (None, []) == (view.full("b-1"), view.everybody("").instances)
+    directory.hide(ORDERS, C.key, 5.0, refusal())
+    assert [] == view.everybody("").instances
 
 
 # The limit of watches

@@ -70,8 +70,8 @@ def test_only_what_must_not_repeat_waits_for_a_worker(kind: Kind, flags: int, ex
 
 
 def service(calls: int = 0, casts: int = 0, *, workers: int = 2, prefetch: int = 4) -> Service:
-    running = {("a", 7, seq): None for seq in range(calls + casts)}
-    return Service("orders", "srv", workers, prefetch, running=running, running_calls=calls)
+    running = {("a", 7, seq): 100 for seq in range(calls + casts)}
+    return Service("orders", "srv", workers, prefetch, running=running, running_bytes=100 * len(running))
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,71 @@ def service(calls: int = 0, casts: int = 0, *, workers: int = 2, prefetch: int =
         (service(), True, True),
         (service(calls=1), True, True),
         (service(calls=2), False, True),
-        (service(casts=4), True, False),
+        (service(casts=1), True, True),
+        (service(casts=2), False, True),
+        (service(casts=4), False, False),
         (service(calls=2, casts=2), False, False),
-        (service(calls=1, casts=3), True, False),
         (service(casts=3, workers=8, prefetch=1), True, True),
     ],
 )
 def test_calls_are_begun_by_workers_and_casts_are_prefetched(one: Service, call: bool, cast: bool) -> None:
-    assert (call, cast) == (one.may_begin(handed()), one.may_begin(handed(kind=Kind.CAST)))
+    assert (call, cast) == (one.may_begin(handed(), OPTIONS), one.may_begin(handed(kind=Kind.CAST), OPTIONS))
+
+
+def test_what_waits_and_what_is_with_the_app_is_counted_in_records_and_bytes() -> None:
+    one = Service("orders", "srv", 1, 1)
+    first, second = handed(1), handed(2)
+    one.enqueue(first, 1.0)
+    one.enqueue(second, 1.0)
+    one.begin(first)
+    assert (1, 132, {("a", 7, 1): 132}, 132) == (one.queued, one.queued_bytes, one.running, one.running_bytes)
+    one.end(first.id, 2.0)
+    one.unqueue(second)
+    assert (0, 0, {}, 0) == (one.queued, one.queued_bytes, one.running, one.running_bytes)
+
+
+def test_bytes_bound_what_is_handed_but_one_body_alone_is() -> None:
+    options = InboxOptions(handed_bytes=1024)
+    one = Service("orders", "srv", 4, 4)
+    large = Handed(request(1), 100.0, 2000)
+    assert one.may_begin(large, options)
+    one.running, one.running_bytes = {("a", 7, 9): 1}, 1
+    assert not one.may_begin(large, options)
+    assert one.may_begin(Handed(request(1), 100.0, 1023), options)
+
+
+@pytest.mark.parametrize(
+    ("pace_s", "queued", "still_s", "expected_ms"),
+    [
+        (0.0, 100, 0.01, 100),
+        (0.0, 100, 0.7, 700),
+        (0.01, 800, 0.0, 1000),
+        (0.01, 8, 0.0, 20),
+        (0.01, 8, 2.0, 2000),
+        (1.0, 8000, 0.0, 5000),
+    ],
+)
+def test_a_full_queue_hints_at_when_an_eighth_of_it_is_gone(
+    pace_s: float, queued: int, still_s: float, expected_ms: int
+) -> None:
+    one = Service("orders", "srv", 1, 1, queued=queued, pace_s=pace_s, paced_at=10.0)
+    assert expected_ms == one.retry_after_ms(10.0 + still_s)
+
+
+def test_the_pace_is_that_of_ends_while_work_waits() -> None:
+    one = Service("orders", "srv", 1, 1)
+    waiting = [handed(seq) for seq in range(41)]
+    for each in waiting:
+        one.enqueue(each, 0.0)
+    for number, each in enumerate(waiting):
+        one.begin(each)
+        one.end(each.id, 0.5 * (number + 1))
+    assert 0.49 < one.pace_s <= 0.5
+    before = one.pace_s
+    one.enqueue(waiting[0], 100.0)
+    one.begin(waiting[0])
+    one.end(waiting[0].id, 200.0)
+    assert before == one.pace_s, "nothing waited"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +176,16 @@ def test_what_is_kept_is_found_by_its_identity() -> None:
     assert ("a", 7, 5) == one.id
     assert one is inbox.find(("a", 7, 5))
     assert [None, None] == [inbox.find(("a", 7, 6)), inbox.find(("b", 7, 5))]
+
+
+def test_what_is_settled_above_the_floor_is_forgotten_once_it_has_ended() -> None:
+    inbox = Inbox()
+    caller, [first, second, third] = keep(inbox, 5, 6, 7)
+    inbox.end(first, None, OPTIONS)
+    inbox.end(third, None, OPTIONS)
+    for seq in (5, 6, 99):
+        inbox.settle(caller, seq)
+    assert [second, third] == list(caller.handed.values())
 
 
 def test_a_calling_session_is_one_however_often_it_is_heard() -> None:

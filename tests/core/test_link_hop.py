@@ -40,6 +40,7 @@ from mesh.core.records import (
     Welcome,
 )
 from mesh.core.session import Credentials
+from mesh.sim.world import NetworkOptions
 from mesh.types import Endpoint, TopicKey
 from tests.core.fabric import (
     HELLO,
@@ -408,3 +409,19 @@ def test_a_dial_back_is_asked_for_and_answered_on_a_link() -> None:
     peer = Peer(one, hello=HELLO)
     peer.say(DialBack(), DialledBack("b.example:7700", True))
     assert {"p": None} == one.state.probes.to_dial
+
+
+def test_a_request_that_is_given_up_while_its_body_comes_is_never_taken_and_its_room_is_free() -> None:
+    world = fleet("ab", network=NetworkOptions(link_delay_s=(0.05, 0.05)))
+    server, caller = App(world, "b", 10), App(world, "a", 1)
+    server.serve("orders")
+    world.run(1.5)
+    caller.call("orders")
+    world.run(2.5)
+    seq = caller.call("orders", bytes(4 << 20))
+    world.run(2.8)
+    caller.cancel(seq)
+    world.run(6.0)
+    assert 1 == len(server.asked)
+    assert Status.CANCELLED == caller.status(seq)
+    assert_mesh_quiescent(world)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
+from mesh.core.catalogue import AgentEntry, Instance, Snapshot
 from mesh.core.chunks import Chunker
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
@@ -17,6 +17,7 @@ from mesh.core.records import (
     Answer,
     AppHello,
     Ask,
+    Cancel,
     Flag,
     FloorAsk,
     Goodbye,
@@ -503,7 +504,7 @@ def test_a_node_drains_in_order_and_fails_no_call() -> None:
     world.agents["b"].node.drain(world.now)
     world.run(2.3)
     assert [Goodbye("draining")] == local.of(Goodbye) == apps[0].of(Goodbye)
-    assert [Health.MAINTENANCE, Health.PASSING] == [i.health for i in world.catalogue[ORDERS].values()]
+    assert ["c"] == [key.node for key in world.catalogue[ORDERS]]
     apps[1].release()
     world.run(4.0)
     assert "b" in world.agents, "its call runs"
@@ -514,7 +515,6 @@ def test_a_node_drains_in_order_and_fails_no_call() -> None:
     assert not apps[0].is_up
     assert not local.is_up
     assert not apps[0].of(Serving)[-1].ok
-    assert ["c"] == [key.node for key in world.catalogue[ORDERS]]
     assert [] == notes(world, "link_lost")
     assert 2 == len([line for line in notes(world, "link_closed") if "peer=b" in line or line.split()[1] == "b"])
     assert_mesh_quiescent(world)
@@ -734,3 +734,55 @@ def test_only_what_is_wanted_is_kept(persistent: bool) -> None:
     assert ([Keep(True)] if persistent else []) == [r for r in told(one.take(2.5), peer.conn) if isinstance(r, Keep)]
     one.tick(200.0)
     assert persistent == (ORDERS in one.state.pool.slot("p").topics)
+
+
+# An agent that follows another
+
+
+def test_what_apps_of_the_agent_before_served_is_waited_for_while_they_may_come_back() -> None:
+    world = fleet("a")
+    server, caller = App(world, "a", 10), App(world, "a", 1)
+    server.serve("orders")
+    world.run(2.0)
+    world.kill("a")
+    world.start("a", NodeOptions())
+    caller.come_back()
+    world.run(2.1)
+    seq, nobody = caller.call("orders", timeout_s=60.0), caller.call("stock", timeout_s=60.0)
+    world.run(3.0)
+    assert [[], []] == [caller.ends(seq), caller.ends(nobody)]
+    server.come_back()
+    server.serve("orders")
+    world.run(4.0)
+    assert b"" == caller.body(seq)
+    world.run(8.0)
+    assert Status.UNROUTABLE == caller.status(nobody), "after resume_grace_s nobody is on the way back"
+    again = caller.call("stock")
+    world.run(8.5)
+    assert Status.UNROUTABLE == caller.status(again)
+
+
+def test_a_call_to_an_app_of_its_own_node_is_given_up_there_too() -> None:
+    world = fleet("a")
+    server, caller = App(world, "a", 10, hold), App(world, "a", 1)
+    server.serve("orders")
+    world.run(2.0)
+    seq = caller.call("orders")
+    world.run(2.5)
+    caller.cancel(seq)
+    world.run(3.0)
+    assert [Cancel("a", 1, seq)] == server.of(Cancel)
+
+
+def test_apps_of_one_node_settle_among_themselves() -> None:
+    world = fleet("a")
+    server, caller = App(world, "a", 10), App(world, "a", 1)
+    server.serve("orders")
+    world.run(2.0)
+    caller.call("orders")
+    world.run(2.5)
+    caller.floor = caller.seq
+    server.say(Goodbye())
+    world.run(3.5)
+    assert [Goodbye("answer")] == server.of(Goodbye)
+    assert {} == world.agents["a"].node.state.inbox.callers["a", 1].handed

@@ -166,9 +166,12 @@ def test_what_waited_for_a_link_that_is_lost_goes_on_with_the_next() -> None:
     world = fleet("ab", options(link=LinkOptions(credit_records=16)))
     (server,) = servers(world, "b", workers=8)
     caller = App(world, "a", 1)
-    seqs = [caller.call("orders") for _ in range(40)]
+    seqs = [caller.call("orders")]
     world.run(2.0)
-    assert 16 == world.agents["a"].node.state.outbox.queued
+    world.pause("b", 0.5)
+    seqs += [caller.call("orders") for _ in range(39)]
+    world.run(2.2)
+    assert 24 == world.agents["a"].node.state.outbox.queued
     world.cut("a", "b")
     world.run(3.0)
     server.release()
@@ -864,7 +867,10 @@ def test_a_window_that_stays_full_is_named() -> None:
     world = fleet("ab", options(link=LinkOptions(credit_records=16)))
     servers(world, "b", workers=1)
     caller = App(world, "a", 1)
-    seqs = [caller.call("orders", timeout_s=2.0) for _ in range(30)]
+    seqs = [caller.call("orders", timeout_s=2.0)]
+    world.run(2.0)
+    world.pause("b", 2.5)
+    seqs += [caller.call("orders", timeout_s=2.0) for _ in range(29)]
     world.run(4.5)
     assert (Status.OVERLOADED, "credit_records") == (caller.status(seqs[-1]), caller.failure(seqs[-1]).limit)
     assert "the window of the link to b stayed full within its time" == caller.failure(seqs[-1]).text

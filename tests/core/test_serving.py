@@ -14,12 +14,9 @@ from mesh.core.records import (
     Chunk,
     Failure,
     Flag,
-    Goodbye,
     Receipt,
     Reply,
     Request,
-    Serve,
-    Serving,
     Settled,
     Status,
     Unserve,
@@ -42,102 +39,6 @@ def server(world: World, session: int = 10, *, workers: int = 1, prefetch: int =
 
 def listed(world: World) -> list[Health]:
     return [instance.health for instance in world.catalogue.get(ORDERS, {}).values()]
-
-
-# An app serves
-
-
-def test_a_service_is_granted_registered_and_withdrawn_when_it_has_said_goodbye() -> None:
-    world = fleet("b")
-    app = server(world)
-    assert [Serving("orders", "b-10", True)] == app.of(Serving)
-    assert [Health.PASSING] == listed(world)
-    app.say(Unserve("orders", "b-10"))
-    world.run(world.now + 0.5)
-    assert Serving("orders", "b-10", False) == app.of(Serving)[-1]
-    assert [Health.MAINTENANCE] == listed(world)
-    world.run(world.now + 1.0)
-    assert [] == listed(world)
-    assert (1, 1) == (len(notes(world, "service_started")), len(notes(world, "service_ended")))
-    assert_mesh_quiescent(world)
-
-
-def test_a_service_that_comes_back_while_its_farewell_is_listed_stays_listed() -> None:
-    world = fleet("ab")
-    app = server(world)
-    app.say(Unserve("orders", "b-10"), Serve("orders", "b-10"))
-    app.serve("stock")
-    app.say(Unserve("stock", "b-10"))
-    world.run(4.0)
-    assert [Health.PASSING] == listed(world)
-    assert {} == world.catalogue[TopicKey("", "stock")]
-    caller = App(world, "a", 1)
-    caller.call("orders")
-    world.run(5.0)
-    assert 1 == len(app.asked)
-
-
-def test_a_service_that_is_leaving_may_come_back_before_its_work_has_ended() -> None:
-    world = fleet("ab")
-    app = server(world)
-    caller = App(world, "a", 1)
-    first = caller.call("orders")
-    world.run(2.0)
-    app.say(Unserve("orders", "b-10"), Unserve("orders", "b-10"))
-    world.run(2.2)
-    app.say(Serve("orders", "b-10", 1))
-    world.run(4.0)
-    second = caller.call("orders")
-    app.release()
-    world.run(5.0)
-    assert [b"", b""] == [caller.body(first), caller.body(second)]
-    assert [True, True] == [told.ok for told in app.of(Serving)]
-
-
-@pytest.mark.parametrize(
-    ("record", "text"),
-    [
-        (Serve("no way", "x"), "topic 'no way' may hold only"),
-        (Serve("stock", "no way"), "server 'no way' may hold only"),
-        (Serve("orders", "other"), "this app serves 'orders' as 'b-10' already"),
-        (Unserve("stock", "b-10"), "not served"),
-        (Unserve("orders", "other"), "not served"),
-    ],
-)
-def test_what_cannot_be_served_is_refused_with_the_reason(record: Serve | Unserve, text: str) -> None:
-    world = fleet("b")
-    app = server(world)
-    app.say(record)
-    world.run(2.0)
-    assert not app.of(Serving)[-1].ok
-    assert text in app.of(Serving)[-1].text
-
-
-def test_nobody_begins_to_serve_at_an_agent_that_drains_or_after_its_goodbye() -> None:
-    world = fleet("b")
-    app = server(world)
-    leaving = server(world, 11)
-    leaving.say(Goodbye(), Serve("stock", "x"))
-    world.run(2.4)
-    assert "this app is leaving" == leaving.of(Serving)[-1].text
-    world.agents["b"].node.drain(world.now)
-    app.say(Serve("stock", "x"))
-    world.run(2.6)
-    assert "this agent is draining" == app.of(Serving)[-1].text
-
-
-def test_said_again_with_other_numbers_it_has_other_numbers() -> None:
-    world = fleet("ab")
-    app = server(world, workers=1)
-    caller = App(world, "a", 1)
-    for _ in range(5):
-        caller.call("orders")
-    world.run(2.0)
-    assert 1 == len(app.asked)
-    app.say(Serve("orders", "b-10", 3, 5))
-    world.run(2.1)
-    assert 3 == len(app.asked)
-    assert 1 == len(notes(world, "service_started"))
 
 
 # A request comes in, and is handed out
@@ -167,6 +68,9 @@ def test_repeatable_work_is_handed_ahead_work_that_must_not_repeat_is_not() -> N
     for flags in (0, 0, Flag.ONCE):
         caller.cast("orders", flags=flags)
     world.run(2.0)
+    assert 2 == len(app.asked), "the third needs a worker that is free"
+    app.say(Settled("a", 1, [(0, 1)]))
+    world.run(2.5)
     assert 3 == len(app.asked)
     caller.cast("orders", flags=Flag.ONCE)
     caller.call("orders", flags=Flag.IDEMPOTENT)
@@ -187,6 +91,36 @@ def test_what_is_left_of_its_time_is_told_at_each_hop() -> None:
     world.run(3.1)
     assert 8_900 <= app.asked[0].timeout_ms <= 9_000
     assert 7_400 <= app.asked[1].timeout_ms <= 7_600
+
+
+def test_an_app_is_handed_no_more_bytes_than_it_may_hold_and_one_body_may_be_alone() -> None:
+    world = fleet("ab", NodeOptions(inbox=InboxOptions(handed_bytes=1 << 20)))
+    app = server(world, workers=8)
+    caller = App(world, "a", 1)
+    seqs = [caller.cast("orders", bytes(400_000)) for _ in range(4)] + [caller.cast("orders", bytes(3 << 20))]
+    world.run(3.0)
+    assert [400_000] * 2 == [len(body) for body in app.bodies]
+    for done in range(4):
+        app.say(Settled("a", 1, [(seqs[done], seqs[done])]))
+        world.run(world.now + 0.5)
+    assert [400_000] * 4 + [3 << 20] == [len(body) for body in app.bodies]
+    app.release()
+    assert_mesh_quiescent(world)
+
+
+def test_a_queue_that_is_full_of_one_apps_work_is_in_nobody_elses_way() -> None:
+    world = fleet("ab", options(link=LinkOptions(credit_records=16)))
+    stuck = server(world, prefetch=1)
+    other = App(world, "b", 11)
+    other.serve("stock")
+    caller, neighbour = App(world, "a", 1), App(world, "a", 2)
+    seqs = [caller.cast("orders") for _ in range(500)]
+    world.run(3.0)
+    calls = [neighbour.call("stock") for _ in range(20)]
+    world.run(3.5)
+    assert [b""] * 20 == [neighbour.body(seq) for seq in calls]
+    assert 1 == len(stuck.asked)
+    assert [[]] * 500 == [caller.ends(seq) for seq in seqs]
 
 
 def test_the_bytes_of_a_queue_are_bounded() -> None:
@@ -519,6 +453,21 @@ def test_a_cancel_finds_an_app_that_is_away_and_a_fan_out_at_every_app() -> None
     assert [] == apps[1].of(Cancel)
 
 
+def test_an_app_that_comes_back_is_told_what_was_given_up_meanwhile() -> None:
+    world = fleet("ab")
+    app = server(world)
+    caller = App(world, "a", 1)
+    seq = caller.call("orders")
+    world.run(2.0)
+    app.close()
+    world.run(2.1)
+    caller.cancel(seq)
+    world.run(2.2)
+    app.come_back()
+    world.run(2.5)
+    assert [Cancel("a", 1, seq)] == app.of(Cancel)
+
+
 def test_a_cancel_of_a_fan_out_that_waits_everywhere_forgets_it() -> None:
     world = fleet("ab")
     app = server(world)
@@ -569,7 +518,7 @@ def test_a_fan_out_gives_its_room_in_the_window_back() -> None:
     assert_mesh_quiescent(world)
 
 
-def test_parts_of_a_fan_out_at_an_app_that_leaves_or_dies_have_failed() -> None:
+def test_parts_of_a_fan_out_at_an_app_that_goes_have_failed_or_if_they_had_begun_are_unknown() -> None:
     for how in ("unserve", "die", "die away"):
         world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=1.0)))
         app, other = server(world, prefetch=1), server(world, 11)
@@ -585,8 +534,8 @@ def test_parts_of_a_fan_out_at_an_app_that_leaves_or_dies_have_failed() -> None:
         else:
             app.close(dead=how == "die")
         world.run(6.0)
-        finished = 2 if how == "unserve" else 1
-        assert [(2, finished, 2 - finished, 0), (2, 1, 1, 0), (2, 1, 1, 0)] == [caller.receipt(seq) for seq in seqs]
+        first = (2, 2, 0, 0) if how == "unserve" else (2, 1, 0, 1)
+        assert [first, (2, 1, 1, 0), (2, 1, 1, 0)] == [caller.receipt(seq) for seq in seqs]
         assert_mesh_quiescent(world)
 
 
@@ -722,7 +671,7 @@ def test_what_an_app_had_when_it_died_is_indeterminate_if_it_must_not_repeat() -
     world.run(2.3)
     assert [Status.INDETERMINATE] * 2 == [caller.status(seq) for seq in (call, once)]
     assert "the app that ran it at b is gone" == caller.failure(call).text
-    assert (1, 0, 1, 0) == caller.receipt(fan)
+    assert (1, 0, 0, 1) == caller.receipt(fan)
     other = server(world, 11)
     other.handle = echo
     other.release()
