@@ -25,7 +25,7 @@ __all__ = ["REACTORS", "main"]
 BEAT_S = 0.02
 
 
-def tell(event: str, **fields: Any) -> None:
+def tell(event: str, level: int = 0, **fields: Any) -> None:
     os.write(1, (json.dumps({"event": event, **fields}) + "\n").encode())
 
 

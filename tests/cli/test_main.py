@@ -27,7 +27,7 @@ COMMANDS = (
         "ping",
         "rpc",
     ),
-    *("run", "serve", "status", "topics"),
+    *("recorder", "run", "serve", "sim", "status", "topics"),
 )
 
 
