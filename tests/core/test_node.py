@@ -786,3 +786,10 @@ def test_apps_of_one_node_settle_among_themselves() -> None:
     world.run(3.5)
     assert [Goodbye("answer")] == server.of(Goodbye)
     assert {} == world.agents["a"].node.state.inbox.callers["a", 1].handed
+
+
+def test_a_question_to_its_own_apps_goes_round_inside() -> None:
+    one = lone_node()
+    one.context.loopback.append(Ask("b", 9, 1, 77, 1, [(1, 1)]))
+    one.tick(1.1)
+    assert [77] == list(one.state.questions)
