@@ -11,7 +11,7 @@ from mesh.core.context import SEQS_MAX, Context
 from mesh.core.directory import Group, View
 from mesh.core.effects import Level, Unwatch, Watch
 from mesh.core.fanout import Fan, by_node
-from mesh.core.outbox import Entry, Key
+from mesh.core.outbox import Entry, Key, TargetKey
 from mesh.core.pool import Action
 from mesh.core.ranges import expand
 from mesh.core.records import (
@@ -71,7 +71,7 @@ class Calling:
         app.admitted(charged)
         state.heats.count(topic)
         entry = Entry(request, topic, now + self._timeout_s(request), charged)
-        is_sought = self._may_have_left(app, request) and not entry.repeatable
+        sought = self._sought(app, entry)
         entry.doubtful = self._may_have_left(app, request) and entry.repeatable
         state.outbox.admit(entry)
         if request.kind == Kind.CALL:
@@ -81,8 +81,8 @@ class Calling:
             state.totals.fanouts += request.kind == Kind.FANOUT
             self._accept(app, request.seq)
         entry.targets = app.targets_before.pop(request.seq, None)
-        if is_sought:
-            self.sending.ask(entry, dict(app.reached_before), now)
+        if sought:
+            self.sending.ask(entry, sought, now)
             return []
         return self._place(entry, view, now)
 
@@ -135,6 +135,12 @@ class Calling:
     def _may_have_left(self, app: App, request: Request) -> bool:
         """Return whether an agent before this one may have sent this request."""
         return bool(request.flags & Flag.RESUMED and app.reached_before)
+
+    def _sought(self, app: App, entry: Entry) -> dict[TargetKey, int]:
+        """Return with whom an entry that must not run twice may be. No app has session 0, which stands for fan-outs."""
+        if entry.repeatable or not self._may_have_left(app, entry.request):
+            return {}
+        return {target: incarnation for target, incarnation in app.reached_before.items() if target[1]}
 
     def too_large(self, request: Request, size: int) -> Failure:
         """Return the answer to a request whose body is over the limit."""

@@ -652,6 +652,17 @@ def test_a_call_that_an_earlier_agent_may_have_sent_is_asked_about_what_may_run_
     assert 3 == len(server.asked)
 
 
+def test_a_call_is_not_sought_where_only_fan_outs_went_for_nobody_there_could_say() -> None:
+    world = fleet("ab")
+    (server,) = served(world, "b")
+    caller = App(world, "a", 1)
+    caller.say(Reach("z", 1), Request(0, 0, "orders", "", 10_000, b"", Flag.RESUMED))
+    caller.say(Reach("z", 1, 5), Request(0, 1, "orders", "", 10_000, b"", Flag.RESUMED))
+    world.run(2.0)
+    assert (Reply, 1) == (type(caller.end(0)), len(server.asked))
+    assert [("z", 5)] == list(world.agents["a"].node.state.outbox.inquiries)
+
+
 def test_what_an_earlier_agent_may_have_sent_is_never_said_not_to_have_run() -> None:
     world = fleet("a")
     caller = App(world, "a", 1)
