@@ -53,15 +53,22 @@ def _stored(data_dir: Path, note: Callable[..., None]) -> int:
 
 
 def _store(data_dir: Path, value: int) -> None:
+    """Put it on disk: over the last one, which needs no room on a full disk; a line in one sector is not torn."""
     path = data_dir / "incarnation"
-    fresh = path.with_suffix(".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    is_first = not path.exists()
+    target = path.with_suffix(".new") if is_first else path
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, f"{value}\n".encode())
+        os.pwrite(fd, f"{value}\n".encode(), 0)
         os.fsync(fd)
     finally:
         os.close(fd)
-    fresh.replace(path)
+    if is_first:
+        target.replace(path)
+        _sync_directory(data_dir)
+
+
+def _sync_directory(data_dir: Path) -> None:
     directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -22,6 +22,13 @@ def test_what_was_drawn_is_stored(tmp_path: Path) -> None:
     assert ["incarnation"] == [path.name for path in tmp_path.iterdir()]
 
 
+def test_the_next_is_written_over_the_last_which_needs_no_room_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "incarnation"
+    files = [(draw_incarnation(tmp_path, ms, quiet), path.stat().st_ino)[1] for ms in (9, 10, 1_000_000)]
+    assert 1 == len(set(files))
+    assert "1000000\n" == path.read_text()
+
+
 def test_the_next_exceeds_what_a_peer_named_and_a_lesser_one_is_no_step_back(tmp_path: Path) -> None:
     draw_incarnation(tmp_path, 1_000, quiet)
     raise_incarnation(tmp_path, 9_000, quiet)
