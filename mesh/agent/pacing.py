@@ -8,8 +8,9 @@ _DOUBLINGS_MAX = 32
 class Restarts:
     """How long to wait before the next reactor.
 
-    Not at all after a life of ``young_s`` or the first shorter one; then ``first_s``, doubled for each short life that
-    follows, up to ``max_s``. A reactor that asks to be started again is, at once; one that does nothing else is not.
+    Not at all after one that served for ``young_s``, or the first that served less. Then ``first_s`` less what it
+    served, doubled for each short life that follows, up to ``max_s``: lives and pauses together are spaced. A reactor
+    that asks to be started again is, at once; one that does nothing else is not.
     """
 
     def __init__(self, young_s: float, first_s: float, max_s: float) -> None:
@@ -19,17 +20,17 @@ class Restarts:
         self._short_lives = 0
         self._asked = False
 
-    def delay_s(self, lived_s: float, asked: bool = False) -> float:
-        """Return the wait after a reactor that lived so long, and ended because it ``asked`` to."""
+    def delay_s(self, served_s: float, asked: bool = False) -> float:
+        """Return the wait after a reactor that served so long, and ended because it ``asked`` to."""
         free = asked and not self._asked
         self._asked = asked
         if free:
             return 0.0
-        self._short_lives = 0 if lived_s >= self._young_s else self._short_lives + 1
+        self._short_lives = 0 if served_s >= self._young_s else self._short_lives + 1
         if self._short_lives < 2:
             return 0.0
         doublings = min(self._short_lives - 2, _DOUBLINGS_MAX)
-        return min(self._max_s, self._first_s * 2.0**doublings)
+        return max(0.0, min(self._max_s, self._first_s * 2.0**doublings) - served_s)
 
 
 class Silence:

@@ -106,14 +106,15 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
     reactor_lock_s: float = 10.0
     """How long a new reactor waits for the lock of one that a killed supervisor left, before it gives up."""
 
-    young_s: float = 10.0
-    """A reactor that ends before this age counts as failing, and the next one is started later each time."""
+    young_s: float = 0.5
+    """A reactor that ends before it has served so long counts as failing. One that ends later may be killed, or die of
+    its work, again and again: to be away longer would help nobody."""
 
     backoff_first_s: float = 0.1
-    """The wait after the second short life in a row; it doubles with each that follows."""
+    """What a life and the wait after it last at the second short one in a row; it doubles with each that follows."""
 
     backoff_max_s: float = 5.0
-    """The longest wait."""
+    """The most that they last."""
 
     same_signal_s: float = 0.5
     """How soon after the first signal to stop a second one still means the same."""
@@ -213,7 +214,7 @@ class _Reactor:
         self.incarnation = incarnation
         self.started_at = started_at
         self.silence = silence
-        self.ready = False
+        self.ready_at: float | None = None
         self.audible = True
 
 
@@ -340,12 +341,12 @@ class _Supervisor:
         reactor.silence.turn(elapsed_s, bool(heard))
         if heard == b"":
             self._unhear(reactor)
-        if heard and READY in heard and not reactor.ready:
-            reactor.ready = True
-            after_ms = round((time.monotonic() - reactor.started_at) * 1000, 1)
+        if heard and READY in heard and reactor.ready_at is None:
+            reactor.ready_at = time.monotonic()
+            after_ms = round((reactor.ready_at - reactor.started_at) * 1000, 1)
             self._note(REACTOR_READY, pid=reactor.pid, incarnation=reactor.incarnation, after_ms=after_ms)
             self._say("READY=1", f"STATUS=reactor {reactor.pid} ready, incarnation {reactor.incarnation}")
-        limit_s = self._options.watchdog_s if reactor.ready else self._options.start_s
+        limit_s = self._options.start_s if reactor.ready_at is None else self._options.watchdog_s
         if reactor.silence.silent_s >= limit_s:
             self._note(REACTOR_HUNG, pid=reactor.pid, silent_s=round(reactor.silence.silent_s, 3))
             reactor.silence = Silence(self._turn_s)
@@ -370,7 +371,8 @@ class _Supervisor:
         self._status = self._verdict(status)
         lived_s = now - reactor.started_at
         if self._status is None:
-            delay_s = self._restarts.delay_s(lived_s, asked=status == Exit.AGAIN)
+            served_s = 0.0 if reactor.ready_at is None else now - reactor.ready_at
+            delay_s = self._restarts.delay_s(served_s, asked=status == Exit.AGAIN)
             self._start_at = now + delay_s
             self._say(f"STATUS=reactor {pid} ended with {how}, the next one starts in {delay_s:g} s")
         self._note(REACTOR_ENDED, pid=pid, how=how, lived_s=round(lived_s, 3))

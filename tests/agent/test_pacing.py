@@ -2,13 +2,19 @@
 
 from mesh.agent.pacing import Restarts, Silence
 
-OLD_S, YOUNG_S = 10.0, 0.5
+OLD_S, YOUNG_S = 10.0, 0.0
 
 
 def test_only_short_lives_in_a_row_delay_the_next_and_no_longer_than_the_cap() -> None:
     restarts = Restarts(young_s=10.0, first_s=0.1, max_s=0.5)
     assert [0.0, 0.1, 0.2, 0.4, 0.5, 0.5] == [restarts.delay_s(YOUNG_S) for _ in range(6)]
-    assert [0.0, 0.0, 0.1] == [restarts.delay_s(lived_s) for lived_s in (OLD_S, YOUNG_S, YOUNG_S)]
+    assert [0.0, 0.0, 0.1] == [restarts.delay_s(served_s) for served_s in (OLD_S, YOUNG_S, YOUNG_S)]
+
+
+def test_a_wait_is_shorter_by_what_was_served() -> None:
+    restarts = Restarts(young_s=10.0, first_s=0.5, max_s=2.0)
+    assert [0.0, 0.25, 0.75, 1.75, 1.75] == [restarts.delay_s(0.25) for _ in range(5)]
+    assert [0.0, 1.75] == [restarts.delay_s(served_s) for served_s in (3.0, 0.25)]
 
 
 def test_a_delay_stays_at_the_cap_for_ever() -> None:
