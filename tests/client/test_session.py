@@ -7,7 +7,15 @@ import pytest
 
 from mesh.client.calling import GRACE_S, REACHED_SLACK, TURN_RECORDS
 from mesh.client.calling import Calling as CallingState
-from mesh.client.connection import BACKOFF_MAX_S, HELLO_TIMEOUT_S, SILENT_BEATS, TRANSITIONS, Connection, Phase
+from mesh.client.connection import (
+    BACKOFF_GROWTH,
+    BACKOFF_MAX_S,
+    HELLO_TIMEOUT_S,
+    SILENT_BEATS,
+    TRANSITIONS,
+    Connection,
+    Phase,
+)
 from mesh.client.events import (
     Aimed,
     CancelAsked,
@@ -282,11 +290,12 @@ def test_a_refusal_later_on_is_not_final(agent: Agent) -> None:
 def test_redials_pause_longer_each_time_with_jitter_up_to_a_second() -> None:
     session = Session(ID, "web", connection=Connection(seed=7))
     pauses = []
-    for _ in range(20):
+    for _ in range(40):
         session.disconnected("nobody there", T0)
         pauses.append(session.connection.redial_at - T0)
-    assert all(0.005 / 2 * 2**n <= pause <= 0.005 * 2**n for n, pause in enumerate(pauses[:8]))
-    assert all(BACKOFF_MAX_S / 2 <= pause <= BACKOFF_MAX_S for pause in pauses[8:])
+    bounds = [0.005 * BACKOFF_GROWTH**n for n in range(24)]
+    assert all(bound / 2 <= pause <= bound for bound, pause in zip(bounds, pauses, strict=False))
+    assert all(BACKOFF_MAX_S / 2 <= pause <= BACKOFF_MAX_S for pause in pauses[24:])
     assert len(pauses) == len(set(pauses))
 
 
