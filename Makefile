@@ -1,6 +1,6 @@
 # One way to do each thing; CI calls the same targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak consul clean
+.PHONY: help setup demo test check bench soak faults consul clean
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -40,6 +40,12 @@ bench: ## Measure call and cast between two agents, beside plain ZeroMQ
 soak: ## Search for new failures: random seeds, many examples, until it is done or finds one
 	@scripts/setup dev
 	@$(BIN)/python -m pytest --hypothesis-profile=soak --timeout=3600 -x -m "not system" $(ARGS)
+	@$(BIN)/python -m tests.system.faults
+
+faults: ## Do each fault to real processes many times, and print what became of all calls (ARGS="kills --rounds 200")
+	@scripts/setup dev
+	@scripts/consul
+	@$(BIN)/python -m tests.system.faults $(ARGS)
 
 clean: ## Remove caches and build results; the environment stays
 	@rm -rf build dist *.egg-info .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -58,10 +58,11 @@ def toml(sections: Sections) -> str:
 class Agent:
     """One agent: its supervisor is ``process``, what it noted is in ``notes``."""
 
-    def __init__(self, directory: Path, sections: Sections, program: Sequence[str]) -> None:
+    def __init__(self, directory: Path, sections: Sections, program: Sequence[str], prefix: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.program = program
+        self.prefix = prefix
         self.node: str = sections["agent"]["node_id"]
         self.data_dir = Path(sections["agent"]["data_dir"])
         self.socket_path = Path(sections["agent"]["socket"])
@@ -79,7 +80,7 @@ class Agent:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.program, "--config", str(self.config_path)],
+                [*self.prefix, sys.executable, *self.program, "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -124,6 +125,10 @@ class Agent:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.tail()}") from None
         return note
+
+    def skip_notes(self) -> None:
+        """Expect only what it notes from now on."""
+        self._expected_to = len(self.read_notes())
 
     def _all_read(self) -> bool:
         self.read_notes()
@@ -231,7 +236,7 @@ class Agent:
     def kill_reactor(self) -> int:
         """Kill the reactor alone, and return its pid; its supervisor starts another."""
         pid = self.reactor_pid
-        self._expected_to = len(self.read_notes())
+        self.skip_notes()
         os.kill(pid, signal.SIGKILL)
         return pid
 
@@ -259,12 +264,14 @@ class Fleet:
         name: str = "",
         ready: bool = True,
         program: Sequence[str] = ("-m", "mesh.agent"),
+        prefix: Sequence[str] = (),
         **sections: Mapping[str, Any],
     ) -> Agent:
         """Start an agent and wait until it is ready.
 
         ``name``: of its directory, if two agents have one node id. ``program``: what Python runs, if not the agent as
-        it is. A dot in a section's name is written as two underscores.
+        it is; ``prefix``: a command that runs it, as in a network namespace. A dot in a section's name is written as
+        two underscores.
         """
         directory = self.directory / (name or node)
         whole: dict[str, dict[str, Any]] = {
@@ -280,7 +287,7 @@ class Fleet:
         for told in (self.sections, sections):
             for section, options in told.items():
                 whole.setdefault(section.replace("__", "."), {}).update(options)
-        agent = Agent(directory, whole, program)
+        agent = Agent(directory, whole, program, prefix)
         self.agents.append(agent)
         if ready:
             agent.expect("reactor_ready")
