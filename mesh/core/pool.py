@@ -21,6 +21,9 @@ from mesh.types import TopicKey
 
 __all__ = ["Action", "Close", "Dial", "Pool", "PoolOptions", "Slot", "State"]
 
+YOUNG_SHARE = 0.1
+"""A link that breaks before this part of ``redial_max_s`` is over breaks young."""
+
 
 class PoolOptions(Struct, frozen=True):
     """How many links, and how long they are kept."""
@@ -166,12 +169,13 @@ class Pool(Struct):
         """The link or dial to this node is gone; ``broken``: it was not closed in order; ``pause_s``: after which its
         other end, which had no room, wants to be dialled again.
 
-        A dial that broke backs off, and so do links that break, one after the other, younger than ``redial_max_s``:
-        they would be dialled without end.
+        A dial that broke backs off, and so do links that break young, one after the other: they would be dialled
+        without end. A link that worked for a while and broke, however often, is dialled again at once.
         """
         slot = self.slots[node]
         if slot.state is State.OPEN:
-            slot.breaks = slot.breaks + 1 if broken and now - slot.opened_at < options.redial_max_s else 0
+            is_young = now - slot.opened_at < options.redial_max_s * YOUNG_SHARE
+            slot.breaks = slot.breaks + 1 if broken and is_young else 0
         elif broken:
             slot.failures += 1
         if slot.state is not State.CLOSED:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mesh.core.pool import Action, Close, Dial, Pool, PoolOptions, State, backoff_s
+from mesh.core.pool import YOUNG_SHARE, Action, Close, Dial, Pool, PoolOptions, State, backoff_s
 from mesh.core.rng import Rng
 from tests.core.builders import ORDERS, STOCK, copied
 
@@ -286,7 +286,7 @@ def test_a_link_that_opens_and_breaks_at_once_is_dialled_with_longer_and_longer_
         pool.opened("b", now)
     assert 0.0 == pauses[0]
     assert 4 * pauses[1] < pauses[5]
-    pool.closed("b", OPTIONS, now + OPTIONS.redial_max_s, rng, broken=True)
+    pool.closed("b", OPTIONS, now + OPTIONS.redial_max_s * YOUNG_SHARE, rng, broken=True)
     assert 0 == pool.slots["b"].breaks, "one that lived starts anew"
     pool.opened("b", now)
     pool.closed("b", OPTIONS, now, rng, broken=False)
