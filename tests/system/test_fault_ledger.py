@@ -37,17 +37,11 @@ BREACHES = {
     "a reply from nobody": ("call", "9 begun ID; 9.3 ended ID Reply", [], "a reply, and nobody ran it"),
     "a lost cast": ("cast", "9 begun ID; 9.3 ended ID Accepted; 9.9 closed -", [], "accepted, and lost"),
     "a receipt that boasts": ("fanout", "9 begun ID; 9.3 ended ID Receipt 2 2 0 0", [RUN], "2 are said to have"),
-    "a fan-out that one failed": (
+    "a fan-out that was turned away": (
         "fanout",
-        "9 begun ID; 9.3 ended ID Receipt 2 1 1 0",
-        [RUN],
-        "fanout ended as Remote",
-    ),
-    "a fan-out in doubt": (
-        "fanout",
-        "9 begun ID; 9.3 ended ID Receipt 2 1 0 1",
-        [RUN],
-        "fanout ended as Indeterminate",
+        "9 begun ID; 9.3 ended ID Overloaded",
+        [],
+        "fanout ended as Overloaded",
     ),
     "a failure": ("call", "9 begun ID; 9.3 ended ID Unroutable nobody", [], "call ended as Unroutable"),
     "doubt without need": ("call", "9 begun ID; 9.3 ended ID Indeterminate lost", [RUN], "call ended as Indeterminate"),
@@ -66,6 +60,7 @@ HONEST = {
     "a repetition that is allowed": ("idempotent", "9 begun ID; 9.3 ended ID Reply", [RUN, RUN]),
     "a cast of an app that was killed": ("cast", "9 begun ID; 9.3 ended ID Accepted", []),
     "a call of an app that was killed": ("call", "9 begun ID", [RUN]),
+    "a fan-out that not all finished": ("fanout", "9 begun ID; 9.3 ended ID Receipt 3 1 1 1", [RUN]),
     "a fan-out to two": ("fanout", "9 begun ID; 9.3 ended ID Receipt 2 2 0 0", [RUN, RUN]),
 }
 

@@ -78,6 +78,6 @@ def _replace_the_dead(stage: Stage, enough: Callable[[], bool]) -> None:
         assert time.monotonic() < give_up_at, f"{len(stage.faults)} deaths in {SETTLED_S} s"
         for node, server in list(stage.servers.items()):
             if server.process.poll() is not None:
-                stage.fault("a handler kills its app", allowed=("Indeterminate", "RemoteError"))
+                stage.fault("a handler kills its app", allowed=("Indeterminate",))
                 stage.start_server(node)
         time.sleep(0.002)

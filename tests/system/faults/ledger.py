@@ -30,6 +30,9 @@ NOT_RUN = ("Unroutable", "Overloaded", "Expired", "Rejected", "AgentUnavailable"
 
 GOOD = ("Reply", "Accepted", "Receipt")
 
+PARTLY = ("Indeterminate", "RemoteError")
+"""How a fan-out ends that not all are said to have finished: counted, and no breach while its receipt is true."""
+
 ONCE = ("call", "once")
 """Kinds that must not run twice."""
 
@@ -107,8 +110,8 @@ class Request(Struct):
 class Fault(Struct, frozen=True):
     """One thing that was done to the mesh, and when.
 
-    ``allowed``: the outcomes of fan-outs, and of what must not run twice, that the promise grants then beside the good
-    ones. ``targets_s``: within what those in flight are hoped to end, by group.
+    ``allowed``: the outcomes of what must not run twice that the promise grants then, beside the good ones.
+    ``targets_s``: within what those in flight are hoped to end, by group.
     """
 
     name: str
@@ -200,7 +203,7 @@ def problems(requests: Iterable[Request], faults: Sequence[Fault]) -> list[str]:
     found: dict[str, list[Request]] = {}
     for request, fault in _faults_of(requests, faults):
         sentences = list(_untruths(request))
-        allowed = fault.allowed if request.kind in (*ONCE, "fanout") else ()
+        allowed = fault.allowed if request.kind in ONCE else PARTLY if request.kind == "fanout" else ()
         if request.ends and request.outcome not in (*GOOD, *allowed):
             sentences.append(f"{request.kind} ended as {request.outcome}")
         for sentence in sentences:

@@ -55,7 +55,7 @@ def _agent(stage: Stage, node: str, name: str) -> None:
 
 def _server_app(stage: Stage) -> None:
     node = _serving(stage)
-    stage.fault("SIGKILL serving app", allowed=("Indeterminate", "RemoteError"))
+    stage.fault("SIGKILL serving app", allowed=("Indeterminate",))
     stage.servers[node].kill()
     stage.start_server(node)
     stage.recovered()
