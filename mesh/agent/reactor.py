@@ -30,6 +30,7 @@ from mesh.agent.links import LinkEvents, Links, LinksOptions
 from mesh.agent.poison import Poison
 from mesh.agent.process import READY, pulse
 from mesh.agent.recorder import Recorder
+from mesh.agent.spooler import Spooler
 from mesh.agent.supervisor import Inherited
 from mesh.agent.watcher import Watcher
 from mesh.config import Config
@@ -46,11 +47,13 @@ from mesh.core.effects import (
     OpenLink,
     Register,
     Renew,
+    Spool,
     Stop,
     Unwatch,
     Watch,
     Withdraw,
 )
+from mesh.core.ledger import Word
 from mesh.core.node import Node
 from mesh.core.peers import Identity
 from mesh.matchmaker.base import Matchmaker, MatchmakerError
@@ -124,6 +127,7 @@ class Reactor:
             self._namesakes,
             note,
         )
+        self.spooler = self._make_spooler()
         self.timer = self.loop.timer(0.0)
         self.carriers: dict[type, Callable[[Any], None]] = {
             OpenLink: lambda effect: self.links.open(effect.conn, Endpoint(effect.host, effect.port)),
@@ -136,6 +140,7 @@ class Reactor:
             FindAgents: lambda _: self.watcher.find_agents(self._agents),
             Renew: lambda effect: self.watcher.renew(effect.instance, effect.health, effect.text),
             Withdraw: lambda effect: self.watcher.withdraw(effect.instance),
+            Spool: self._spool,
             Note: lambda effect: self.note(effect.name, effect.level, **effect.facts),
             Inquire: lambda effect: gevent.spawn(self._answer, effect),
             Stop: self._stop,
@@ -145,6 +150,10 @@ class Reactor:
         endpoint = self.config.endpoint(self.inherited.link_listeners)
         return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint)
 
+    def _make_spooler(self) -> Spooler | None:
+        spool = self.config.make_spool(self.inherited.data_dir)
+        return Spooler(spool, in_thread, self._spooled) if spool is not None else None
+
     def run(self) -> int:
         """Serve until the node stops; return the exit status."""
         get_hub().handle_error = self._failed
@@ -153,6 +162,8 @@ class Reactor:
         for session in self._poison().shut_out():
             self.node.shut_out(session, self.clock())
         self.watcher.start()
+        if self.spooler is not None:
+            self.node.use_spool()
         gevent.spawn(self._beat)
         self._flush_soon()
         pulse(self.inherited.pulse_fd, READY)
@@ -161,6 +172,8 @@ class Reactor:
             return self.status
         self._flush()
         self.watcher.stop(withdraw=self.status == Exit.OK)
+        if self.spooler is not None:
+            self.spooler.stop()
         self.apps.close_all(LAST_WORDS_S)
         self.links.close_all(LAST_WORDS_S)
         return self.status
@@ -250,6 +263,9 @@ class Reactor:
 
     def _namesakes(self, entries: Any) -> None:
         self.node.namesakes(entries, self.clock())
+
+    def _spooled(self, word: Word) -> None:
+        self.node.spooled(word, self.clock())
         self._flush_soon()
 
     def _agents(self, found: Any) -> None:
@@ -296,6 +312,10 @@ class Reactor:
             self.timer.close()
             self.timer = self.loop.timer(max(0.0, due - self.clock()))
             self.timer.start(self._tick)
+
+    def _spool(self, effect: Spool) -> None:
+        assert self.spooler is not None, "a node without a spool gave it a job"
+        self.spooler.give(effect.job)
 
     def _failed(self, _: Any, kind: type[BaseException], error: BaseException, __: Any) -> None:
         """Take what nobody caught in a callback or a greenlet: the node may be half changed, so end."""

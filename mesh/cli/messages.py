@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["call", "cast", "fanout", "rpc"]
 
+_DURABLE_TTL_S = 300.0
+"""As in `Client.cast`."""
+
 _WAITED = "How long to wait for the end; what has not begun by then never does."
 
 
@@ -92,6 +95,13 @@ def call(
 @header_option
 @click.option("--wait", is_flag=True, help="When nobody serves the topic, wait for somebody.")
 @click.option("--once", is_flag=True, help="Never send it again after it may have begun.")
+@click.option("--durable", is_flag=True, help="Return when it is on this machine's disk: it survives app and agent.")
+@click.option(
+    "--ttl-s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help=f"How long it may be delivered; without it --timeout-s, and {_DURABLE_TTL_S:g} s with --durable.",
+)
 @json_option
 @namespace_option
 @socket_option
@@ -102,18 +112,31 @@ def cast(
     headers: tuple[str, ...],
     wait: bool,
     once: bool,
+    durable: bool,
+    ttl_s: float | None,
     as_json: bool,
     namespace: str,
     socket: str | None,
 ) -> None:
     """Send BODY to one instance of TOPIC (or to TOPIC@SERVER), and return when its handler has ended.
 
-    What an app has sent is kept only as long as the app lives, so this command stays until then. Without BODY, or with
-    - for it, the body is read from standard input.
+    What an app has sent is kept only as long as the app lives, unless it is durable, so this command stays until then.
+    Without BODY, or with - for it, the body is read from standard input.
     """
     kept, data = headers_of(headers), read_body(body)
+    ttl_s = ttl_s or (_DURABLE_TTL_S if durable else timeout_s)
     with connected(socket, namespace=namespace, timeout_s=timeout_s) as client:
-        id = client.cast(topic, data, ttl_s=timeout_s, headers=kept, confirm=True, wait=wait, once=once)
+        id = client.cast(
+            topic,
+            data,
+            ttl_s=ttl_s,
+            headers=kept,
+            confirm=not durable,
+            wait=wait,
+            once=once,
+            durable=durable,
+            timeout_s=timeout_s,
+        )
     if as_json:
         click.echo(json.dumps({"id": str(id)}))
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["console", "links_table", "rows_table", "status_view", "topics_table", "why_of"]
+__all__ = ["console", "dead_table", "links_table", "rows_table", "status_view", "topics_table", "why_of"]
 
 WIDTH_OF_FILES = 200
 """Columns where the output is no terminal and COLUMNS does not say."""
@@ -110,6 +111,28 @@ def _instance(instance: Report) -> tuple[str, str, str]:
     return escape(f"{instance['node']}/{instance['server']}"), escape(at), f"[{colour}]{state}[/]"
 
 
+# Dead letters
+
+
+def dead_table(letters: Sequence[Report]) -> RenderableType:
+    """Return every dead letter, a line each."""
+    if not letters:
+        return "no dead letters"
+    rows = [
+        (
+            str(letter["number"]),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter["died_at"])),
+            escape(f"{letter['topic']}@{letter['server']}" if letter["server"] else letter["topic"]),
+            escape(letter["namespace"]),
+            size(letter["bytes"]),
+            letter["reason"],
+            escape(letter["text"]),
+        )
+        for letter in letters
+    ]
+    return rows_table(("NUMBER", "DIED", "TOPIC", "NAMESPACE", "BYTES", "REASON", "WHY"), rows, ("NUMBER", "BYTES"))
+
+
 # Status
 
 
@@ -123,6 +146,8 @@ def status_view(status: Report) -> RenderableType:
         ("messages", f"{status['outstanding']} outstanding, {status['waiting']} waiting"),
         ("so far", ", ".join(f"{totals[kind]} {kind}" for kind in ("calls", "casts", "fanouts", "served"))),
     ]
+    if status["spool"]["state"] != "none":
+        lines.append(("spool", _spool(status["spool"])))
     if status.get("pid"):
         process = f"pid {status['pid']}, preset {status['preset']}, loop lag {status['loop_lag_ms']} ms"
         lines.append(("process", f"{process}, {status['descriptors']} of {status['descriptors_max']} descriptors"))
@@ -143,6 +168,12 @@ def _matchmaker(facts: Report) -> str:
     if facts["reachable"] is None:
         return f"{facts['kind']}, [yellow]has not answered yet[/], {counts}"
     return f"{facts['kind']}, [red]away for {seconds(facts['away_s'])}[/]: {escape(facts['problem'])}; {counts}"
+
+
+def _spool(facts: Report) -> str:
+    oldest = f", the oldest for {seconds(facts['oldest_s'])}" if facts["records"] else ""
+    text = f"{facts['records']} casts ({size(facts['bytes'])}){oldest}; {facts['dead']} dead letters"
+    return f"{text}; [red]{escape(facts['problem'])}[/]" if facts["problem"] else text
 
 
 def _apps_table(apps: Sequence[Report]) -> RenderableType:

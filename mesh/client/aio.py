@@ -383,7 +383,7 @@ class Client:
         )
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Drain, wait until all that was asked for has ended, say goodbye; after ``timeout_s`` give up what is left.
+        """Drain, wait until what was asked for has ended or is on disk, say goodbye; after ``timeout_s`` give up.
 
         Raises RuntimeError in a handler, for which it would wait.
         """
@@ -395,7 +395,7 @@ class Client:
             until = monotonic() + timeout_s
             try:
                 await self.drain(timeout_s)
-                await engine.wait_until(lambda: not session.calling.pending, until)
+                await engine.wait_until(lambda: not session.calling.hangs_on_us, until)
                 session.leave()
                 engine.flush_soon()
                 if session.connection.is_up:

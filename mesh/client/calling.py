@@ -84,6 +84,11 @@ class Calling(Struct):
     reached: dict[tuple[str, int, int], Reached] = field(default_factory=dict)
     reached_sweep: int = REACHED_SLACK
 
+    @property
+    def hangs_on_us(self) -> bool:
+        """Whether anything that has not ended would be given up with this app; a held durable cast would not."""
+        return any(not (p.held and p.request.flags & Flag.DURABLE) for p in self.pending.values())
+
     # A request begins
 
     def full(self, request: Request, limits: AppWelcome) -> str | None:

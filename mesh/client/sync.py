@@ -395,7 +395,7 @@ class Client:
         )
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Drain, wait until all that was asked for has ended, say goodbye; after ``timeout_s`` give up what is left.
+        """Drain, wait until what was asked for has ended or is on disk, say goodbye; after ``timeout_s`` give up.
 
         Raises RuntimeError in a handler, for which it would wait.
         """
@@ -410,7 +410,7 @@ class Client:
             try:
                 desk.engine.pump()
                 self.drain(timeout_s)
-                desk.engine.wait_until(lambda: not desk.session.calling.pending, until)
+                desk.engine.wait_until(lambda: not desk.session.calling.hangs_on_us, until)
                 with desk.engine.lock:
                     desk.session.leave()
                     is_up = desk.session.connection.is_up

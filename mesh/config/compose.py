@@ -24,6 +24,7 @@ from mesh.config.options import (
     Key,
     MatchmakerOptions,
     RecorderOptions,
+    SpoolOptions,
     WatcherOptions,
     default_of,
     options_of,
@@ -35,6 +36,8 @@ from mesh.core.context import NodeOptions
 from mesh.errors import ConfigError
 from mesh.matchmaker.base import Matchmaker
 from mesh.matchmaker.sqlite import SqliteMatchmaker, SqliteOptions
+from mesh.spool.base import DeadOptions, Spool
+from mesh.spool.sqlite import SqliteSpool
 from mesh.types import Endpoint
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ class Config(Struct, frozen=True, kw_only=True):
     matchmaker: MatchmakerOptions
     watcher_options: WatcherOptions
     sqlite: SqliteOptions
+    spool: SpoolOptions
+    dead: DeadOptions
     consul: "ConsulOptions | None"
     origins: Mapping[Key, str]
 
@@ -130,6 +135,10 @@ class Config(Struct, frozen=True, kw_only=True):
         from mesh.matchmaker.consul import ConsulMatchmaker, ConsulOptions
 
         return ConsulMatchmaker(self.fleet, self.consul or ConsulOptions())
+
+    def make_spool(self, data_dir: Path) -> Spool | None:
+        """Return a new spool in a directory, or None if there is to be none."""
+        return SqliteSpool(data_dir / "spool.sqlite", self.dead) if self.spool.kind == "sqlite" else None
 
 
 class Row(NamedTuple):
@@ -208,7 +217,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, mach
 def explain(config: Config) -> list[Row]:
     """Return every option that counts, in the order of the sections, secrets as ``***``."""
     whole = (config.agent, config.recorder, config.matchmaker, config.watcher_options, config.sqlite)
-    parts: dict[type[Struct], Any] = {type(part): part for part in whole}
+    parts: dict[type[Struct], Any] = {type(part): part for part in (*whole, config.spool, config.dead)}
     parts |= {option.type: getattr(config.node_options, option.name) for option in fields(NodeOptions)}
     rows = [Row("", "preset", config.preset, config.origins["", "preset"])]
     for section in SECTIONS:
@@ -271,6 +280,8 @@ def _compose(preset: str, settings: _Settings, origins: Mapping[Key, str]) -> Co
         matchmaker=made[MatchmakerOptions],
         watcher_options=made[WatcherOptions],
         sqlite=made[SqliteOptions],
+        spool=made[SpoolOptions],
+        dead=made[DeadOptions],
         consul=made[consul] if consul else None,
         origins={**origins, **settings.origins},
     )

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
 from mesh.core.directory import DirectoryOptions
+from mesh.core.durable import DurableOptions
 from mesh.core.heat import HeatOptions
 from mesh.core.inbox import InboxOptions
 from mesh.core.link import LinkOptions
@@ -18,6 +19,7 @@ from mesh.core.outbox import OutboxOptions
 from mesh.core.pool import PoolOptions
 from mesh.core.router import RouterOptions
 from mesh.matchmaker.sqlite import SqliteOptions
+from mesh.spool.base import DeadOptions
 
 __all__ = [
     "CONSUL",
@@ -29,6 +31,7 @@ __all__ = [
     "Key",
     "MatchmakerOptions",
     "RecorderOptions",
+    "SpoolOptions",
     "WatcherOptions",
     "default_of",
     "options_of",
@@ -261,6 +264,18 @@ class RecorderOptions(Struct, frozen=True):
     ] = 8
 
 
+class SpoolOptions(Struct, frozen=True):
+    """Durable casts: where they are kept until they are ended, and how many."""
+
+    kind: Annotated[
+        Literal["sqlite", "none"],
+        Meta(
+            description="sqlite: in the file spool.sqlite of data_dir, flushed to the disk before a cast is accepted. "
+            "none: durable casts are refused, and the agent writes nothing for them."
+        ),
+    ] = "sqlite"
+
+
 LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "agent": (AgentOptions,),
     "heartbeat": (LivenessOptions,),
@@ -270,6 +285,7 @@ LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "routing": (RouterOptions,),
     "delivery": (OutboxOptions, InboxOptions),
     "recorder": (RecorderOptions,),
+    "spool": (SpoolOptions, DurableOptions, DeadOptions),
     "matchmaker": (MatchmakerOptions, WatcherOptions),
     "matchmaker.sqlite": (SqliteOptions,),
 }

@@ -27,6 +27,7 @@ from mesh.core.records import (
     Chunk,
     ChunkAck,
     Failure,
+    Flag,
     Floor,
     FloorAsk,
     Goodbye,
@@ -49,6 +50,7 @@ from mesh.core.report import REPORTS, SHELL_REPORTS
 from mesh.core.services import Services
 from mesh.core.serving import Serving
 from mesh.core.session import App, Credentials
+from mesh.core.spooling import SHOW_VERBS, Spooling
 from mesh.errors import ProtocolError
 from mesh.types import Endpoint, name_problem, node_id_problem
 
@@ -76,6 +78,7 @@ class AppHop:
         probing: Probing,
         services: Services,
         draining: Draining,
+        spooling: Spooling,
         act: Act,
     ) -> None:
         self.context = context
@@ -87,6 +90,7 @@ class AppHop:
         self.probing = probing
         self.services = services
         self.draining = draining
+        self.spooling = spooling
         self.act = act
         self.floors = Floors(context)
         self.verbs: dict[type, Callable[[App, Any, float], None]] = {
@@ -262,6 +266,7 @@ class AppHop:
         app.dead = True
         topics = self.services.gone(app, now, orderly=orderly)
         self.recovery.forget(app, now)
+        self.spooling.forget(app)
         del self.state.apps[app.session]
         level = Level.INFO if orderly else Level.WARNING
         self.context.note(notes.APP_SESSION_ENDED, level, app=app.name, pid=app.pid, orderly=int(orderly))
@@ -273,7 +278,13 @@ class AppHop:
             if not app.chunker.announced(request):
                 self.calling.reject(app, request, self.calling.too_large(request, request.size))
             return
-        self.act(self.calling.request(app, request, now), now)
+        self._take(app, request, now)
+
+    def _take(self, app: App, request: Request, now: float) -> None:
+        if request.flags & Flag.DURABLE:
+            self.spooling.keep(app, request, now)
+        else:
+            self.act(self.calling.request(app, request, now), now)
 
     def _reply(self, app: App, reply: Reply, now: float) -> None:
         if not reply.size:
@@ -285,7 +296,7 @@ class AppHop:
         whole, ack = app.chunker.chunk(chunk)
         self.context.tell(app, ack)
         if isinstance(whole, Request):
-            self.act(self.calling.request(app, whole, now), now)
+            self._take(app, whole, now)
         elif whole is not None:
             self.serving.reply(app, whole, now)
 
@@ -333,13 +344,15 @@ class AppHop:
         elif query.what in ORDERS:
             problem = self._order(app, query.what, now)
             self.context.tell(app, Report(query.seq, not problem, problem.encode() or b"null"))
+        elif query.what in SHOW_VERBS:
+            self.spooling.show(app, query)
         elif report is not None:
             body = report(self.state, self.options, self.context.facts, query.arguments or {}, now)
             self._report(app, query.seq, True, body)
         elif query.what in SHELL_REPORTS:
             self.context.effects.append(Inquire(app.session, query.seq, query.what, query.arguments or {}))
         else:
-            known = ", ".join(sorted((*REPORTS, *SHELL_REPORTS, DIAL_BACK, *ORDERS)))
+            known = ", ".join(sorted((*REPORTS, *SHELL_REPORTS, *SHOW_VERBS, DIAL_BACK, *ORDERS)))
             self._report(app, query.seq, False, f"this agent does not know {query.what!r}; it knows {known}".encode())
 
     def answered(self, session: int, seq: int, ok: bool, body: bytes) -> None:

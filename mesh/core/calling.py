@@ -9,6 +9,7 @@ from mesh.core.catalogue import Instance
 from mesh.core.codec import held_bytes
 from mesh.core.context import SEQS_MAX, Context
 from mesh.core.directory import Group, View
+from mesh.core.durable import is_durable
 from mesh.core.effects import Level, Unwatch, Watch
 from mesh.core.fanout import Fan, by_node
 from mesh.core.outbox import Entry, Key, TargetKey
@@ -53,24 +54,21 @@ class Calling:
         request.node, request.session, request.namespace = self.context.node, app.session, app.namespace
         app.raise_floor(request.floor)
         key = (app.session, request.seq)
-        if request.seq < app.floor or self._is_replay(app, key, request):
+        if request.seq < app.floor or self.is_replay(app, key, request):
             return []
         charged = held_bytes(request)
-        refusal = self._refusal(app, request, charged)
+        refusal = self.unfit(request) or self._refusal(app, request, charged)
         topic = TopicKey(app.namespace, request.topic)
         view = None if refusal else self.view(topic, now)
         if refusal is None and view is None:
-            refusal = self.failure(request, Status.OVERLOADED, "too many topics are in use here", limit="watches_max")
+            refusal = self.failure(request, Status.OVERLOADED, "too many topics are in use here", "watches_max")
         if refusal is not None or view is None:
             assert refusal is not None
-            if refusal.status == Status.OVERLOADED and self._may_have_left(app, request):
-                refusal.status = int(Status.INDETERMINATE)
-            self._count(refusal)
-            self.context.tell(app, refusal)
+            self.refuse(app, request, refusal)
             return []
         app.admitted(charged)
         state.heats.count(topic)
-        entry = Entry(request, topic, now + self._timeout_s(request), charged)
+        entry = Entry(request, topic, now + self.timeout_s(request), charged)
         sought = self._sought(app, entry)
         entry.doubtful = self._may_have_left(app, request) and entry.repeatable
         state.outbox.admit(entry)
@@ -79,19 +77,27 @@ class Calling:
         else:
             state.totals.casts += request.kind == Kind.CAST
             state.totals.fanouts += request.kind == Kind.FANOUT
-            self._accept(app, request.seq)
+            self.accept(app, request.seq)
         entry.targets = app.targets_before.pop(request.seq, None)
         if sought:
             self.sending.ask(entry, sought, now)
             return []
         return self._place(entry, view, now)
 
-    def _is_replay(self, app: App, key: Key, request: Request) -> bool:
+    def refuse(self, app: App, request: Request, refusal: Failure) -> None:
+        """Answer a request that is not taken; one that an earlier agent may have taken may have run."""
+        is_doubtful = self._may_have_left(app, request) or (is_durable(request) and request.flags & Flag.RESUMED)
+        if refusal.status == Status.OVERLOADED and is_doubtful:
+            refusal.status = int(Status.INDETERMINATE)
+        self._count(refusal)
+        self.context.tell(app, refusal)
+
+    def is_replay(self, app: App, key: Key, request: Request) -> bool:
         """Return whether this request is held, or has ended; if so its app is told again what it may have missed."""
         seq = request.seq
         if key in self.state.outbox.entries or key in self.state.fans:
             if request.kind != Kind.CALL:
-                self._accept(app, seq)
+                self.accept(app, seq)
             return True
         if seq in app.outcomes:
             outcome = app.outcomes[seq]
@@ -102,14 +108,13 @@ class Calling:
             return True
         return False
 
-    def _timeout_s(self, request: Request) -> float:
+    def timeout_s(self, request: Request) -> float:
         limit = self.options.outbox.call_timeout_max_s if request.kind == Kind.CALL else TIMEOUT_MS_MAX / 1000
         return min(request.timeout_ms / 1000, limit)
 
-    def _refusal(self, app: App, request: Request, charged: int) -> Failure | None:
-        """Return why a request is not taken, or None."""
-        options = self.options.outbox
-        if (app.namespace, request.topic) not in self.state.directory.views or request.server:
+    def unfit(self, request: Request) -> Failure | None:
+        """Return what is wrong with a request's names or size, or None."""
+        if (request.namespace, request.topic) not in self.state.directory.views or request.server:
             problem = name_problem("topic", request.topic)
             if problem is None and request.server:
                 problem = name_problem("server", request.server)
@@ -117,9 +122,11 @@ class Calling:
                 return self.failure(request, Status.REJECTED, problem)
         if len(request.body) > self.options.link.body_bytes_max:
             return self.too_large(request, len(request.body))
-        if request.flags & Flag.DURABLE:
-            return self.failure(request, Status.REJECTED, "this agent has no spool: it cannot keep a cast on disk")
-        limit = ""
+        return None
+
+    def _refusal(self, app: App, request: Request, charged: int) -> Failure | None:
+        """Return which limit keeps a request from being taken, or None."""
+        options, limit = self.options.outbox, ""
         if app.records >= options.outstanding_records:
             limit = "outstanding_records"
         elif app.bytes and app.bytes + charged > options.outstanding_bytes:
@@ -218,7 +225,10 @@ class Calling:
         return self.sending.aim(entry, instance, now)
 
     def _out_of_reach(self, entry: Entry, now: float) -> None:
-        """End an entry that may go to nobody."""
+        """End an entry that may go to nobody, or have it wait if it is on disk."""
+        if is_durable(entry.request):
+            self.state.outbox.wait(entry)
+            return
         status = Status.INDETERMINATE if entry.doubtful else Status.OVERLOADED
         text = f"this app has requests with reach_max = {self.options.outbox.reach_max} others, which cannot take it"
         self.end(entry.key, self.failure(entry.request, status, text, limit="reach_max"), now)
@@ -238,10 +248,12 @@ class Calling:
         return self.state.outbox.outstanding((instance.agent.node, instance.session))
 
     def _nobody(self, entry: Entry, view: View, now: float) -> None:
-        """Nobody is ready for this entry: wait if somebody may come, else end it."""
+        """Nobody is ready for this entry: wait if somebody may come, or if it is on disk, else end it."""
         request, is_cast = entry.request, entry.request.kind == Kind.CAST
         full = view.full(request.server)
-        if full is not None and not (is_cast or request.flags & Flag.ROOM or entry.doubtful):
+        if is_durable(request):
+            self.state.outbox.wait(entry)
+        elif full is not None and not (is_cast or request.flags & Flag.ROOM or entry.doubtful):
             refusal, until = full
             retry_after_ms = max(1, round((until - now) * 1000))
             self.end(
@@ -336,14 +348,22 @@ class Calling:
             return
         self.sending.unplace(entry, now)
         self.state.outbox.end(key)
+        if is_durable(entry.request):
+            failure = outcome if isinstance(outcome, Failure) else None
+            self.state.durable.end(entry.request, failure, overdue=now >= entry.deadline)
+            return
         app = self.state.apps.get(key[0])
         if app is None:
             return
         app.ended(entry.charged)
+        self.conclude(app, key[1], outcome)
+
+    def conclude(self, app: App, seq: int, outcome: Outcome) -> None:
+        """Tell an app how its request ended; None: a handler ended its cast."""
         if outcome is None:
-            self._settle(app, key[1])
+            self._settle(app, seq)
         else:
-            self._tell(app, key[1], outcome)
+            self._tell(app, seq, outcome)
 
     def _tell(self, app: App, seq: int, outcome: Reply | Failure | Receipt) -> None:
         """Keep an outcome until the app's floor passes it, and send it."""
@@ -364,7 +384,8 @@ class Calling:
         app.settled.append(seq)
         self.state.dirty_apps[app.session] = None
 
-    def _accept(self, app: App, seq: int) -> None:
+    def accept(self, app: App, seq: int) -> None:
+        """Tell an app that its cast or fan-out is held."""
         app.accepted.append(seq)
         self.state.dirty_apps[app.session] = None
 
@@ -377,6 +398,9 @@ class Calling:
             return
         entry = self.state.outbox.entries.get(key)
         if entry is None:
+            self.state.durable.cancel(key)
+            return
+        if is_durable(entry.request) and now >= entry.deadline:
             return
         for node in entry.nodes:
             self.context.answer(node, Cancel(self.context.node, *key))
@@ -388,6 +412,9 @@ class Calling:
     def replace(self, entry: Entry, now: float) -> list[Action]:
         """Place an unplaced entry once more."""
         view = self.view(entry.topic, now)
+        if view is None and is_durable(entry.request):
+            self.state.outbox.wait(entry)
+            return []
         if view is None:
             text = "too many topics are in use here"
             self.end(entry.key, self.failure(entry.request, Status.OVERLOADED, text, limit="watches_max"), now)

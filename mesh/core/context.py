@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from mesh.core.catalogue import Instance
 from mesh.core.directory import Directory, DirectoryOptions
+from mesh.core.durable import Durable, DurableOptions
 from mesh.core.effects import Effect, Level, Note
 from mesh.core.fanout import Fan
 from mesh.core.heat import HeatOptions, Heats
@@ -53,6 +54,7 @@ class NodeOptions(Struct, frozen=True):
     router: RouterOptions = RouterOptions()
     outbox: OutboxOptions = OutboxOptions()
     inbox: InboxOptions = InboxOptions()
+    durable: DurableOptions = DurableOptions()
 
 
 class Totals(Struct):
@@ -79,6 +81,7 @@ class State(Struct):
     pool: Pool = field(default_factory=Pool)
     probes: Probes = field(default_factory=Probes)
     outbox: Outbox = field(default_factory=Outbox)
+    durable: Durable = field(default_factory=Durable)
     fans: dict[Key, Fan] = field(default_factory=dict)
     inbox: Inbox = field(default_factory=Inbox)
     apps: dict[int, App] = field(default_factory=dict)

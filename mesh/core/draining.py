@@ -7,6 +7,7 @@ that comes next, or for this one when it `resume`s. An agent that stops gives ba
 from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.context import Context
+from mesh.core.durable import is_durable
 from mesh.core.effects import CloseApp, Level, Stop
 from mesh.core.outbox import Entry, Place
 from mesh.core.records import GiveBack, Goodbye, Status
@@ -58,9 +59,10 @@ class Draining:
         return ""
 
     def _give_back(self, entry: Entry, now: float) -> None:
-        """What has not left is its app's again. What may have run the app repeats to the next agent by itself."""
+        """What has not left is its app's again. What may have run the app repeats to the next agent by itself; what is
+        on disk waits there."""
         app = self.state.apps.get(entry.request.session)
-        if app is None or app.conn is None or entry.doubtful:
+        if app is None or app.conn is None or entry.doubtful or is_durable(entry.request):
             return
         self.calling.sending.unplace(entry, now)
         self.state.outbox.end(entry.key)

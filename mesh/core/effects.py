@@ -9,6 +9,7 @@ import enum
 from msgspec import Struct
 
 from mesh.core.catalogue import Health, Instance
+from mesh.core.ledger import Job
 from mesh.types import TopicKey
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OpenLink",
     "Register",
     "Renew",
+    "Spool",
     "Stop",
     "Unwatch",
     "Watch",
@@ -104,6 +106,12 @@ class Inquire(Struct, frozen=True, tag=True):
     arguments: dict[str, str]
 
 
+class Spool(Struct, frozen=True, tag=True):
+    """Have the spool do this, after what it was given before; then say ``spooled`` with the word that came of it."""
+
+    job: Job
+
+
 class Stop(Struct, frozen=True, tag=True):
     """End this agent's process: with ``status`` as its exit status, above ``incarnation`` if it is started again."""
 
@@ -141,6 +149,7 @@ Effect = (
     | Renew
     | Withdraw
     | Inquire
+    | Spool
     | Stop
     | Note
 )

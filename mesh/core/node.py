@@ -34,6 +34,7 @@ from mesh.core.draining import Draining
 from mesh.core.effects import CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
 from mesh.core.floors import Floors
 from mesh.core.heat import chosen
+from mesh.core.ledger import Word
 from mesh.core.link import Link, Phase
 from mesh.core.link_hop import LinkHop
 from mesh.core.peers import Change, Closed, Identity, Opened, Peers, Refused
@@ -59,6 +60,7 @@ from mesh.core.rng import Rng
 from mesh.core.services import Services
 from mesh.core.serving import Serving
 from mesh.core.session import Credentials, Pending
+from mesh.core.spooling import Spooling
 from mesh.types import TopicKey
 
 __all__ = ["Node", "Output"]
@@ -113,8 +115,9 @@ class Node:
         self.probing = Probing(self.context)
         self.services = Services(self.context, self.serving)
         self.draining = Draining(self.context, self.calling, self.services)
+        self.spooling = Spooling(self.context, self.calling)
         parts = (self.context, self.calling, self.recovery, self.serving, self.probing)
-        self.apps = AppHop(*parts, self.services, self.draining, self._act)
+        self.apps = AppHop(*parts, self.services, self.draining, self.spooling, self._act)
         self.links = LinkHop(*parts, self._act, self._change)
 
     @classmethod
@@ -210,6 +213,17 @@ class Node:
         """The matchmaker says which agents there are, as `FindAgents` asked."""
         self._act(self.probing.agents(found, now), now)
 
+    # The spool
+
+    def use_spool(self) -> None:
+        """This node has a spool: it asks for it to be opened."""
+        self.spooling.start()
+
+    def spooled(self, word: Word, now: float) -> None:
+        """The spool has done, or has not, what it was given first of what it has not answered."""
+        self._act(self.spooling.word(word, now), now)
+        self._loop_back(now)
+
     # Time
 
     def deadline(self) -> float:
@@ -235,6 +249,7 @@ class Node:
         self._act(self.recovery.tick(now), now)
         self.serving.tick(now)
         self.services.tick(now)
+        self.spooling.tick(now)
         self.apps.tick(now)
         self.probing.tick(now)
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
@@ -404,6 +419,8 @@ class Node:
     def take(self, now: float) -> Output:
         """Return what has gathered since the last time, and forget it."""
         state, context = self.state, self.context
+        if state.durable.entries or state.durable.left:
+            self.spooling.flush(now)
         app_data: list[tuple[int, bytes]] = []
         link_data: list[tuple[int, bytes]] = []
         for conn, counter, refuse in context.farewells:

@@ -25,6 +25,11 @@ __all__ = [
     "PROBED",
     "SERVICE_ENDED",
     "SERVICE_STARTED",
+    "SPOOL_AWAY",
+    "SPOOL_BACK",
+    "SPOOL_OPENED",
+    "SPOOL_REFUSES",
+    "SPOOL_SET_ASIDE",
     "TOPIC_COLD",
     "TOPIC_DOUBTED",
     "TOPIC_HOT",
@@ -54,6 +59,11 @@ POISONED = "poisoned"
 PROBED = "probed"
 SERVICE_ENDED = "service_ended"
 SERVICE_STARTED = "service_started"
+SPOOL_AWAY = "spool_away"
+SPOOL_BACK = "spool_back"
+SPOOL_OPENED = "spool_opened"
+SPOOL_REFUSES = "spool_refuses"
+SPOOL_SET_ASIDE = "spool_set_aside"
 TOPIC_COLD = "topic_cold"
 TOPIC_DOUBTED = "topic_doubted"
 TOPIC_HOT = "topic_hot"

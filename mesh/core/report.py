@@ -18,8 +18,10 @@ Report = Callable[[State, NodeOptions, Facts, Mapping[str, str], float], bytes]
 
 
 def unfinished(state: State) -> int:
-    """Return how much is open here: what apps asked for and has left, what they were asked for, bodies on their way."""
-    left = len(state.fans) + sum(entry.place in (Place.PLACED, Place.ASKED) for entry in state.outbox.entries.values())
+    """Return how much is open here: what apps asked for and has left, what they were asked for, bodies on their way,
+    and what is being written to disk."""
+    left = len(state.fans) + len(state.durable.unwritten) + len(state.durable.ending)
+    left += sum(entry.place in (Place.PLACED, Place.ASKED) for entry in state.outbox.entries.values())
     for caller in state.inbox.callers.values():
         left += sum(handed.stage is not Stage.ENDED for handed in caller.handed.values())
     chunkers = [link.chunker for link in state.peers.links.values()] + [app.chunker for app in state.apps.values()]
@@ -64,6 +66,17 @@ def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
                 "casts_failed": state.totals.casts_failed,
                 "poisoned": state.totals.poisoned,
                 "outcomes": {str(status): count for status, count in state.totals.outcomes.items()},
+            },
+            "spool": {
+                "state": state.durable.phase.name.lower(),
+                "problem": state.durable.why,
+                "records": state.durable.totals.records,
+                "bytes": state.durable.totals.bytes,
+                "oldest_s": round(state.durable.totals.oldest_s, 3),
+                "in_memory": state.durable.held,
+                "dead": state.durable.totals.dead,
+                "records_max": options.durable.spool_records_max,
+                "bytes_max": options.durable.spool_bytes_max,
             },
             **facts,
         }

@@ -9,6 +9,7 @@ from msgspec import structs
 from mesh.core.catalogue import Instance
 from mesh.core.codec import weight
 from mesh.core.context import Context
+from mesh.core.durable import is_sent_once
 from mesh.core.fanout import Fan
 from mesh.core.link import Link
 from mesh.core.outbox import Entry, Key, Place, TargetKey
@@ -59,9 +60,7 @@ class Sending:
         request.target = instance.session
         state.outbox.aim(entry, (node, instance.session))
         if node == self.context.node:
-            self._sent(entry, now)
-            self._reach(request.session, entry.target, state.peers.identity.incarnation)
-            self.context.loopback.append(request)
+            self.send_here(entry, now)
             return []
         state.pool.lease(node, now, entry.topic)
         self.note_endpoint(instance)
@@ -88,7 +87,21 @@ class Sending:
         if request.monitor_ms:
             entry.seen_at = now
 
+    def send_here(self, entry: Entry, now: float) -> None:
+        """Hand an entry to this node's own serving half, unless that has to be on disk first."""
+        incarnation = self.state.peers.identity.incarnation
+        if is_sent_once(entry.request) and self.state.durable.must_mark(entry.key, (*entry.target, incarnation)):
+            entry.place = Place.QUEUED
+            return
+        self._sent(entry, now)
+        self._reach(entry.request.session, entry.target, incarnation)
+        self.context.loopback.append(entry.request)
+
     def _send(self, link: Link, entry: Entry, now: float) -> None:
+        """Put an entry on its link's way out, unless that has to be on disk first."""
+        if is_sent_once(entry.request) and self.state.durable.must_mark(entry.key, (*entry.target, link.incarnation)):
+            entry.place = Place.QUEUED
+            return
         self._sent(entry, now)
         entry.reached = link.incarnation
         self._reach(entry.request.session, entry.target, link.incarnation)

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from mesh.boot import boot_id, since_boot
 from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
 from mesh.matchmaker.base import Entry, MatchmakerError, snapshot
 from mesh.types import TopicKey
@@ -112,8 +113,8 @@ class SqliteMatchmaker:
         self._fleet = fleet
         self._options = options
         self._path = Path(options.path)
-        self._clock = clock or _since_boot
-        self._boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._clock = clock or since_boot
+        self._boot = boot or boot_id()
         self._idle: deque[_Connection] = deque()
         self._poller: deque[_Connection] = deque()
         self._turn = deque([None])
@@ -302,7 +303,3 @@ class SqliteMatchmaker:
 def _pragma(database: sqlite3.Connection, name: str) -> int:
     value: int = database.execute(f"PRAGMA {name}").fetchone()[0]
     return value
-
-
-def _since_boot() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

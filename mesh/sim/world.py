@@ -29,6 +29,7 @@ from mesh.core.effects import (
     OpenLink,
     Register,
     Renew,
+    Spool,
     Stop,
     Unwatch,
     Watch,
@@ -38,6 +39,7 @@ from mesh.core.node import Node
 from mesh.core.peers import Identity
 from mesh.core.rng import Rng
 from mesh.core.session import Credentials
+from mesh.spool import base as spool_base
 from mesh.types import Endpoint, InstanceKey, TopicKey
 
 __all__ = ["Agent", "NetworkOptions", "Speaker", "World"]
@@ -53,6 +55,7 @@ class NetworkOptions(Struct, frozen=True):
     socket_delay_s: tuple[float, float] = (0.00002, 0.0001)
     catalogue_delay_s: tuple[float, float] = (0.001, 0.02)
     catalogue_ttl_s: float = 15.0
+    disk_delay_s: tuple[float, float] = (0.0005, 0.01)
 
 
 class Speaker(Protocol):
@@ -87,6 +90,8 @@ class Agent:
         self.wires: dict[int, Wire] = {}
         self.speakers: dict[int, Speaker] = {}
         self.hung_up: dict[int, None] = {}
+        self.spool: spool_base.Spool | None = None
+        self.disk_free_at = 0.0
         self.running = True
         self.paused_until = 0.0
         self.tick_at = 0.0
@@ -143,14 +148,17 @@ class World:
 
     # Nodes
 
-    def start(self, name: str, options: NodeOptions) -> Agent:
-        """Start an agent; one of the same name that was killed is succeeded by it."""
+    def start(self, name: str, options: NodeOptions, spool: spool_base.Spool | None = None) -> Agent:
+        """Start an agent; one of the same name that was killed is succeeded by it. ``spool`` is its disk."""
         assert name not in self.agents, f"{name} runs already"
         self.incarnation += 1
         identity = Identity(name, "sim", self.incarnation, Endpoint(name, PORT))
         agent = self.agents[name] = Agent(Node(identity, options, self.rng.u64() >> 1, self.now))
+        agent.spool = spool
         self.say(f"{name} starts as {self.incarnation}")
         self._tick_later(agent)
+        if spool is not None:
+            self._turn(agent, agent.node.use_spool)
         return agent
 
     def kill(self, name: str) -> None:
@@ -218,6 +226,8 @@ class World:
             if speaker is not None:
                 self._hang_up(speaker)
                 self._turn(agent, lambda: agent.node.app_closed(effect.app, self.now, dead=False))
+        elif isinstance(effect, Spool):
+            self._spool(agent, effect)
         elif isinstance(effect, Watch):
             self.watchers.setdefault(effect.topic, {})[name] = 0.0
             self._tell(name, effect.topic)
@@ -235,6 +245,24 @@ class World:
             self._turn(agent, lambda: agent.node.agents(found, self.now))
         elif not isinstance(effect, Claim):  # no two agents of a world have one name
             self._catalogue(effect)
+
+    # The disk
+
+    def _spool(self, agent: Agent, effect: Spool) -> None:
+        """Have an agent's spool do a job when it has done those before; an agent that dies meanwhile hears nothing, and
+        what it had not begun is not done."""
+        spool = agent.spool
+        assert spool is not None, "a node without a spool gave it a job"
+
+        def work() -> None:
+            if agent.running:
+                word = spool_base.do(spool, effect.job)
+                self.at(agent_done, lambda: self._turn(agent, lambda: agent.node.spooled(word, self.now)))
+
+        delay_s = self.rng.uniform(*self.network.disk_delay_s)
+        begins = max(self.now, agent.disk_free_at)
+        agent_done = agent.disk_free_at = begins + delay_s
+        self.at(begins, work)
 
     # The network
 

@@ -51,6 +51,17 @@ STATUS: dict[str, Any] = {
     "waiting": 0,
     "remembered": 0,
     "totals": {"calls": 5, "casts": 4, "fanouts": 3, "served": 2, "outcomes": {}},
+    "spool": {
+        "state": "open",
+        "problem": "",
+        "records": 2,
+        "bytes": 300,
+        "oldest_s": 3.0,
+        "in_memory": 2,
+        "dead": 1,
+        "records_max": 1_000_000,
+        "bytes_max": 1 << 30,
+    },
     "pid": 42,
     "descriptors": 30,
     "descriptors_max": 20_000,
@@ -70,15 +81,22 @@ STATUS: dict[str, Any] = {
 
 
 class FakeClient:
-    """Remembers what was asked; ``reports`` and ``outcome`` are what it answers, an outcome that is an error is raised.
+    """Remembers what was asked; ``reports`` (or ``answer``) and ``outcome`` are what it answers, an outcome that is an
+    error is raised.
 
     It is its own ``connect``.
     """
 
     node = "n1"
 
-    def __init__(self, outcome: object = None, reports: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        outcome: object = None,
+        reports: Mapping[str, object] | None = None,
+        answer: Callable[[str, dict[str, str]], object] | None = None,
+    ) -> None:
         self.outcome = outcome
+        self.answer = answer
         self.reports = reports or {}
         self.connected: dict[str, Any] = {}
         self.asked: list[tuple[Any, ...]] = []
@@ -113,8 +131,8 @@ class FakeClient:
         receipt: Receipt = self._end("fanout", topic, body, options)
         return receipt
 
-    def query(self, what: str, *, timeout_s: float) -> object:
-        return self.reports[what]
+    def query(self, what: str, *, timeout_s: float, **arguments: str) -> object:
+        return self.answer(what, arguments) if self.answer else self.reports[what]
 
 
 Connect = Callable[..., FakeClient]

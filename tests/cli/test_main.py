@@ -12,22 +12,8 @@ from tests.cli.conftest import Run
 from tests.cli.fakes import FakeClient
 
 COMMANDS = (
-    *(
-        "agent",
-        "bench",
-        "call",
-        "cast",
-        "completion",
-        "config",
-        "demo",
-        "doctor",
-        "drain",
-        "fanout",
-        "links",
-        "ping",
-        "rpc",
-    ),
-    *("recorder", "run", "serve", "sim", "status", "topics"),
+    *("agent", "bench", "call", "cast", "completion", "config", "dead", "demo", "doctor", "drain", "fanout", "links"),
+    *("ping", "recorder", "rpc", "run", "serve", "sim", "status", "topics"),
 )
 
 

@@ -38,10 +38,19 @@ def test_a_body_that_is_no_text_is_told_as_base64(run: Run) -> None:
     assert "body" not in told
 
 
+def test_a_durable_cast_returns_when_it_is_on_disk(run: Run) -> None:
+    client = FakeClient(ID)
+    assert (0, "", "") == run("cast", "words", "x", "--durable", "--ttl-s", "60", client=client)
+    assert (0, "", "") == run("cast", "words", "x", "--durable", client=client)
+    asked = [(options["durable"], options["confirm"], options["ttl_s"]) for *_, options in client.asked]
+    assert [(True, False, 60.0), (True, False, 300.0)] == asked
+
+
 def test_cast_stays_until_its_handler_has_ended(run: Run) -> None:
     client = FakeClient(ID)
     assert (0, "", "") == run("cast", "words", "x", "--timeout-s", "2", "--once", client=client)
     options = {"ttl_s": 2.0, "headers": {}, "confirm": True, "wait": False, "once": True}
+    options |= {"durable": False, "timeout_s": 2.0}
     assert [("cast", "words", b"x", options)] == client.asked
     assert {"id": "n1/ff/3"} == json.loads(run("cast", "words", "x", "--json", client=client).out)
 

@@ -44,7 +44,8 @@ from mesh.types import Endpoint, TopicKey
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes, options
 
 HELLO = AppHello(0, 0, 7, 1, "shell")
-KNOWN = b"dial_back, drain, links, recorder, recorder_dump, resume, status, topics"
+KNOWN = b"dead_list, dead_purge, dead_retry, dead_show, dial_back, drain, links, recorder, recorder_dump, resume, "
+KNOWN += b"status, topics"
 
 
 def node(node_options: NodeOptions | None = None) -> Node:

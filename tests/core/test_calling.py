@@ -26,6 +26,7 @@ from mesh.core.records import (
 from mesh.core.router import RouterOptions
 from mesh.sim.world import NetworkOptions, World
 from mesh.types import TopicKey
+from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options
 
 
@@ -455,14 +456,6 @@ def test_the_longest_timeout_of_a_call_is_the_agents() -> None:
     assert [] == caller.ends(cast)
 
 
-def test_a_durable_cast_needs_a_spool() -> None:
-    world = fleet("a")
-    caller = App(world, "a", 1)
-    seq = caller.cast("orders", flags=Flag.DURABLE)
-    world.run(2.0)
-    assert Status.REJECTED == caller.status(seq)
-
-
 def test_the_limit_of_a_queue_is_named_when_every_instance_is_full() -> None:
     world = fleet("abc", NodeOptions(inbox=InboxOptions(queue_records=2)))
     apps = served(world, "b", "c", workers=1)
@@ -815,3 +808,56 @@ def test_what_is_sent_often_is_hot() -> None:
     world.run(4.0)
     assert 1 == len(notes(world, "topic_hot", "a"))
     assert link(world, "b", "a").persistent
+
+
+# Durable casts
+
+
+def test_a_durable_cast_waits_for_whoever_may_serve_it_and_its_end_is_written() -> None:
+    mail = Mail()
+    seq = mail.cast(b"one")
+    mail.run(0.5)
+    assert [] == mail.caller.ends(seq)
+    mail.serve()
+    mail.run(1.0)
+    assert (None, 1) == (mail.caller.end(seq), mail.disk.totals().done)
+
+
+def test_a_durable_cast_waits_for_a_topic_to_have_room_to_be_watched() -> None:
+    mail = Mail(options=NodeOptions(directory=DirectoryOptions(watches_max=1)))
+    mail.caller.call("stock", flags=Flag.WAIT, timeout_s=60.0)
+    seq = mail.cast(b"one")
+    mail.run(3.0)
+    assert [] == mail.caller.ends(seq)
+
+
+def test_a_durable_cast_that_is_out_of_reach_waits() -> None:
+    mail = Mail(options=NodeOptions(outbox=OutboxOptions(reach_max=1)))
+    mail.serve(topic="stock", handle=hold)
+    mail.serve(session=21)
+    mail.caller.cast("stock")
+    mail.run(0.5)
+    seq = mail.cast(b"one")
+    mail.run(1.0)
+    assert [] == mail.caller.ends(seq)
+
+
+def test_a_durable_cast_is_given_up_before_its_time_is_over_and_not_after() -> None:
+    mail = Mail()
+    given_up, late, node = mail.cast(b"one"), mail.cast(b"two", ttl_s=1.0), mail.world.agents["a"].node
+    mail.run(0.5)
+    mail.caller.cancel(given_up)
+    mail.caller.cancel(99)
+    node.calling.cancel(node.state.apps[10], Cancel("a", 10, late), mail.world.now + 1.0)
+    mail.run(2.0)
+    assert [Status.CANCELLED, Status.EXPIRED] == [mail.caller.status(seq) for seq in (given_up, late)]
+    assert ["expired"] == [reason for reason, _ in mail.dead()]
+
+
+def test_a_durable_cast_that_is_told_again_and_refused_may_have_been_taken() -> None:
+    mail = Mail()
+    mail.disk.room = 0
+    mail.cast(b"one")
+    mail.cast(b"two", flags=Flag.RESUMED)
+    mail.run(1.0)
+    assert [Status.OVERLOADED, Status.INDETERMINATE] == [mail.caller.status(seq) for seq in (0, 1)]

@@ -20,11 +20,13 @@ from mesh.core.effects import (
     OpenLink,
     Register,
     Renew,
+    Spool,
     Stop,
     Unwatch,
     Watch,
     Withdraw,
 )
+from mesh.core.ledger import Commit, Done
 from tests.core.builders import ORDERS, instance
 
 EXAMPLES: list[Effect] = [
@@ -39,6 +41,7 @@ EXAMPLES: list[Effect] = [
     Renew(instance(), Health.MAINTENANCE, "draining"),
     Withdraw(instance()),
     Inquire(7, 1, "recorder", {"k": "v"}),
+    Spool(Commit([Done(7, 1)])),
     Stop(78, "duplicate"),
     Note("link_lost", Level.WARNING, {"peer": "b", "after_s": 1.5}),
 ]

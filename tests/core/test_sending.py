@@ -1,10 +1,13 @@
 """The caller's agent sends: within windows and reach, by links that are opened for it."""
 
+import pytest
+
 from mesh.core.context import NodeOptions
 from mesh.core.link import LinkOptions
 from mesh.core.outbox import OutboxOptions
 from mesh.core.records import Answer, Ask, Flag, Reach, Reply, Request, Settled, Status, Targets, Verdict
 from mesh.sim.world import World
+from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options
 
 
@@ -257,3 +260,16 @@ def test_what_is_watched_is_alive_when_it_leaves() -> None:
     caller.say(Request(0, 0, "orders", "", 9_000, b"", monitor_ms=3_000))
     world.run(2.0)
     assert 1.5 < world.agents["a"].node.state.outbox.entries[1, 0].seen_at < 1.6
+
+
+# What must be on disk first
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_what_is_sent_once_and_durable_leaves_when_that_is_on_disk(node: str) -> None:
+    mail = Mail()
+    server = mail.serve(node)
+    mail.cast(b"one", flags=Flag.ONCE)
+    mail.run(0.5)
+    assert [(node, 20)] == [row.sent[:2] for row in mail.disk.disk.rows.values()]
+    assert [b"one"] == server.bodies

@@ -1,0 +1,1 @@
+"""Where durable casts are kept: the verbs of a spool, and its kinds."""
