@@ -102,12 +102,8 @@ class Reactor:
         self.apps = Apps(
             inherited.app_listener,
             AppEvents(
-                self._app_connected,
-                self._app_data,
-                self._app_malformed,
-                self._app_closed,
-                self._app_died,
-                self._apps_full,
+                *(self._app_connected, self._app_data, self._app_malformed),
+                *(self._app_closed, self._app_died, self._apps_full),
             ),
             AppsOptions(
                 connections_max=config.agent.app_connections_max,
@@ -163,7 +159,7 @@ class Reactor:
             self.node.shut_out(session, self.clock())
         self.watcher.start()
         if self.spooler is not None:
-            self.node.use_spool()
+            self.node.use_spool(self.clock())
         gevent.spawn(self._beat)
         self._flush_soon()
         pulse(self.inherited.pulse_fd, READY)

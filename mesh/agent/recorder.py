@@ -101,7 +101,10 @@ def _with_arguments(name: str, entry: Callable[..., Any], recorder: "Recorder") 
 
     def recorded(*arguments: Any, **named: Any) -> Any:
         values = (*arguments, *named.values()) if named else arguments
-        recorder.segment.inputs.append((name, *[v if type(v) in _PLAIN else Raw(msgpack.encode(v)) for v in values]))
+        kept = [value if type(value) in _PLAIN else Raw(msgpack.encode(value)) for value in values]
+        segment = recorder.segment
+        segment.inputs.append((name, *kept))
+        segment.bytes += sum(len(memoryview(value)) for value in kept if type(value) is Raw)
         return entry(*arguments, **named)
 
     return recorded

@@ -215,7 +215,7 @@ class Node:
 
     # The spool
 
-    def use_spool(self) -> None:
+    def use_spool(self, now: float) -> None:
         """This node has a spool: it asks for it to be opened."""
         self.spooling.start()
 

@@ -21,6 +21,8 @@ import msgspec
 from msgspec import Raw, Struct, defstruct, msgpack, structs
 
 from mesh.core.context import NodeOptions, State
+from mesh.core.durable import pack, unpack
+from mesh.core.ledger import Fetched, Shown, Word
 from mesh.core.node import Node
 from mesh.core.records import Chunk, Reply, Request
 
@@ -212,9 +214,32 @@ def write(header: Header, segments: Iterable[Kept]) -> Iterator[bytes]:
 
 def _without_bodies(segment: Kept) -> Kept:
     inputs = [
-        tuple(blank_batch(value) if type(value) is bytes else value for value in input) for input in segment.inputs
+        (name, _blank_word(values[0]), *values[1:])
+        if name == "spooled"
+        else (name, *(blank_batch(value) if type(value) is bytes else value for value in values))
+        for name, *values in segment.inputs
     ]
     return Kept(blank_state(segment.state), inputs)
+
+
+def _blank_word(encoded: Raw) -> Raw:
+    """Return a word of the spool with zeros for the bodies in it."""
+    word = msgpack.decode(encoded, type=Word)
+    if isinstance(word, Fetched):
+        word = structs.replace(word, rows=[structs.replace(r, record=_blank_record(r.record)) for r in word.rows])
+    elif isinstance(word, Shown):
+        word = structs.replace(word, body=bytes(len(word.body)))
+    return Raw(msgpack.encode(word))
+
+
+def _blank_record(record: bytes) -> bytes:
+    """Return a spool's record with zeros for a body; one that cannot be read is not read then either."""
+    try:
+        request = unpack(record)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _NO_BATCH * len(record)
+    request.body = bytes(len(request.body))
+    return pack(request)
 
 
 def _frame(value: object) -> bytes:

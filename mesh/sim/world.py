@@ -158,7 +158,7 @@ class World:
         self.say(f"{name} starts as {self.incarnation}")
         self._tick_later(agent)
         if spool is not None:
-            self._turn(agent, agent.node.use_spool)
+            self._turn(agent, lambda: agent.node.use_spool(self.now))
         return agent
 
     def kill(self, name: str) -> None:

@@ -401,6 +401,7 @@ class SqliteSpool:
 
     def _check_file(self) -> None:
         """Begin a new file where somebody has removed ours: what is in a removed one is lost with this process."""
+        self._connected()
         try:
             status = self._path.stat()
             same = (status.st_dev, status.st_ino) == self._inode

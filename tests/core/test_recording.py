@@ -12,6 +12,9 @@ from mesh.core import recording
 from mesh.core.catalogue import AgentEntry, Instance, Snapshot
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
+from mesh.core.durable import pack, unpack
+from mesh.core.ledger import Away, Fetched, Shown
+from mesh.core.ledger import Kept as Row
 from mesh.core.node import Node
 from mesh.core.recording import (
     ENTRIES,
@@ -196,3 +199,17 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     header = msgspec.structs.replace(HEADER, failure="AssertionError: no", reason="crash")
     found = recorded(kept(lone_node()), kept(lone_node()), header=header)
     assert (header, 2) == (found.header, len(found.segments))
+
+
+def test_what_the_spool_said_is_kept_without_bodies_and_can_be_read_by_a_replay() -> None:
+    cast = Request(1, 3, "mail", "", 1_000, b"secret" * 9, int(Flag.DURABLE))
+    words = [
+        Fetched(TopicKey("", "mail"), [Row(1, 7, 3, 1.0, pack(cast)), Row(2, 7, 4, 1.0, b"secret")], False),
+        Shown(7, 1, True, b"secret", None, []),
+        Away("no room"),
+    ]
+    inputs = [("spooled", Raw(msgpack.encode(word)), 1.0) for word in words]
+    (segment,) = recorded(kept(lone_node(), *inputs)).segments
+    fetched, shown, away = (arguments_of(one)["word"] for one in segment.inputs)
+    assert bytes(54) == unpack(fetched.rows[0].record).body
+    assert (b"secret" not in msgpack.encode(fetched), bytes(6), words[2]) == (True, shown.body, away)
