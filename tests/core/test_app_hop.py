@@ -41,6 +41,7 @@ from mesh.core.records import (
 )
 from mesh.core.session import Credentials
 from mesh.types import Endpoint, TopicKey
+from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes, options
 
 HELLO = AppHello(0, 0, 7, 1, "shell")
@@ -554,3 +555,16 @@ def test_orders_are_taken_from_root_and_the_agents_own_user() -> None:
         reports = [record for record in told(one.take(1.0), conn) if isinstance(record, Report)]
         assert [(number, bool(ok))] == [(report.seq, report.ok) for report in reports]
         assert ok or b"only root and the agent's own user (1000) may drain it" in reports[0].body
+
+
+def test_a_durable_cast_goes_by_the_spool_inline_and_in_chunks() -> None:
+    mail = Mail()
+    mail.cast(b"x" * 600_000)
+    waiting = mail.cast(b"one")
+    mail.run(0.5)
+    assert (2, []) == (mail.disk.totals().records, mail.caller.ends(waiting))
+    assert mail.caller.query("dead_list").ok
+    node = mail.world.agents["a"].node
+    node.drain(mail.world.now)
+    mail.run(3.0)
+    assert 0 == mail.world.stopped["a"].status

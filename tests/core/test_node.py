@@ -39,6 +39,7 @@ from mesh.core.records import (
 from mesh.core.session import Credentials
 from mesh.sim.world import NetworkOptions, World
 from mesh.types import Endpoint, InstanceKey, TopicKey
+from tests.core.durables import Mail
 from tests.core.fabric import (
     HELLO,
     App,
@@ -793,3 +794,16 @@ def test_a_question_to_its_own_apps_goes_round_inside() -> None:
     one.context.loopback.append(Ask("b", 9, 1, 77, 1, [(1, 1)]))
     one.tick(1.1)
     assert [77] == list(one.state.questions)
+
+
+def test_a_durable_cast_goes_by_the_spool_and_does_not_keep_a_drain_waiting() -> None:
+    mail = Mail()
+    mail.cast(b"x" * 600_000)
+    waiting = mail.cast(b"one")
+    mail.run(0.5)
+    assert (2, []) == (mail.disk.totals().records, mail.caller.ends(waiting))
+    assert mail.caller.query("dead_list").ok
+    node = mail.world.agents["a"].node
+    node.drain(mail.world.now)
+    mail.run(3.0)
+    assert 0 == mail.world.stopped["a"].status
