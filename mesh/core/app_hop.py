@@ -390,8 +390,9 @@ class AppHop:
         """Turn away who does not say hello in time; end sessions that did not come back."""
         for conn, pending in list(self.state.pending.items()):
             if now - pending.since >= self.options.link.hello_timeout_s:
+                # Its process or this one may have been stopped: it is not refused, for it would take that for final.
                 del self.state.pending[conn]
-                self._turn_away(conn, Refuse(int(RefuseReason.MALFORMED), "no HELLO within hello_timeout_s"))
+                self.context.effects.append(CloseApp(conn, "no HELLO within hello_timeout_s"))
         grace_s = self.options.outbox.resume_grace_s
         for app in list(self.state.apps.values()):
             if app.detached_at is not None and app.conn is None and now - app.detached_at >= grace_s:

@@ -158,13 +158,14 @@ def test_an_agent_that_drains_lets_nobody_in() -> None:
     assert (RefuseReason.DRAINING, 200) == ((refuse := refusal(one, conn)).reason, refuse.retry_after_ms)
 
 
-def test_a_connection_that_does_not_say_hello_in_time_is_closed() -> None:
+def test_a_connection_that_does_not_say_hello_in_time_is_closed_and_may_come_again() -> None:
     one = node(options(link=LinkOptions(hello_timeout_s=1.0)))
     conn = one.app_connected(Credentials(), 1.0)
     one.tick(1.9)
     assert [] == one.take(1.9).app_data
     one.tick(2.0)
-    assert "no HELLO within hello_timeout_s" == refusal(one, conn, 2.0).text
+    output = one.take(2.0)
+    assert ([], [CloseApp(conn, "no HELLO within hello_timeout_s")]) == (output.app_data, output.effects)
     one.app_data(conn, encode(0, [HELLO]), 2.1)
     one.app_closed(conn, 2.1, dead=True)
     assert ({}, []) == (one.state.apps, one.take(2.1).app_data)
