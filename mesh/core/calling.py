@@ -334,12 +334,15 @@ class Calling:
         self.end((record.session, record.seq), record, now)
 
     def settled(self, record: Settled, now: float) -> None:
-        """Casts were ended by a handler."""
+        """Casts were ended by a handler; a part of a fan-out may be too, at a new agent, and its receipt follows."""
         if record.failed:
             self.state.totals.casts_failed += record.failed
             self.context.note(notes.CAST_FAILED, Level.WARNING, session=record.session, failed=record.failed)
+        entries = self.state.outbox.entries
         for seq in expand(record.ranges, SEQS_MAX):
-            self.end((record.session, seq), None, now)
+            entry = entries.get((record.session, seq))
+            if entry is not None and entry.request.kind != Kind.FANOUT:
+                self.end((record.session, seq), None, now)
 
     def end(self, key: Key, outcome: Outcome, now: float) -> None:
         """End an entry, give back what it held, and tell its app."""

@@ -133,6 +133,17 @@ def test_a_fan_out_waits_until_the_topic_is_known() -> None:
     assert [1, 1] == [len(app.asked) for app in apps]
 
 
+def test_a_fan_out_is_not_ended_by_an_app_that_settled_its_part_of_an_earlier_agent_s() -> None:
+    world = fleet("ab", network=NetworkOptions(catalogue_delay_s=(1.0, 1.0)))
+    apps = served(world, "a", "b")
+    caller = App(world, "a", 1)
+    seq = caller.fanout("orders")
+    world.run(1.6)
+    apps[0].say(Settled("a", 1, [(seq, seq)]))
+    world.run(4.0)
+    assert (2, 2, 0, 0) == caller.receipt(seq)
+
+
 def test_a_fan_out_of_an_app_that_is_gone_before_the_topic_is_known_goes_out_all_the_same() -> None:
     world = fleet("ab", network=NetworkOptions(catalogue_delay_s=(1.0, 1.0)))
     apps = served(world, "b")
