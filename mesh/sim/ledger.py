@@ -1,0 +1,176 @@
+"""What was sent, what ran and where, and how it ended: everybody writes it here, and what is not true is found at once.
+
+The promises that are checked are those of the delivery table. A message ends exactly once, unless its app died or
+gave it up. An outcome that says that nothing ran is true before and after it is given; one that says that a handler
+ended is too. What must not run twice runs once; no session runs the same message twice, whatever it is. What a
+session sends to what only one instance can serve arrives there in its order, where nothing was sent again: a message
+that may go elsewhere can be aimed at another instance first, and a fan-out waits until all are known.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct, field
+
+from mesh.client.events import Id, Outcome
+from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request, Status
+
+__all__ = ["NOT_RUN", "Ledger", "Message", "body_of", "name_of"]
+
+NOT_RUN = (Status.UNROUTABLE, Status.OVERLOADED, Status.EXPIRED, Status.REJECTED, Status.AGENT_UNAVAILABLE)
+"""Outcomes that say that no handler began."""
+
+STAMP_BYTES = 8
+"""Every body begins with the number of its message, as far as it is long enough."""
+
+
+class Message(Struct):
+    """One request. Times are the world's; ``begun``: the sessions that ran it, ``ended``: those that finished it;
+    ``given_up``: nobody waits for its outcome."""
+
+    request: Request
+    body: bytes
+    sent_at: float
+    deadline: float
+    held: bool = False
+    given_up: bool = False
+    refused: bool = False
+    begun: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether more than one session may run it."""
+        if self.request.kind == Kind.CALL:
+            return bool(self.request.flags & Flag.IDEMPOTENT)
+        return self.request.kind == Kind.FANOUT or not self.request.flags & Flag.ONCE
+
+
+def body_of(number: int, size: int) -> bytes:
+    """Return a body of this size that tells which message it belongs to."""
+    return number.to_bytes(STAMP_BYTES, "little")[:size].ljust(size, b".")
+
+
+def name_of(outcome: Outcome) -> str:
+    """Return an outcome in a word."""
+    if isinstance(outcome, Failure):
+        return Status(outcome.status).name
+    return "Settled" if outcome is None else type(outcome).__name__
+
+
+class Ledger:
+    """All messages of a run, and what is wrong with them. ``strict``: nothing goes wrong, so nothing is sent twice;
+    ``single``: topics with one instance; ``ordered_bytes_max``: above it a body travels in pieces, and is passed."""
+
+    def __init__(self, found: Callable[[str], None], *, strict: bool = False) -> None:
+        self.found = found
+        self.strict = strict
+        self.messages: dict[Id, Message] = {}
+        self.last: dict[tuple[int, int, str, str], int] = {}
+        self.single: dict[str, None] = {}
+        self.ordered_bytes_max = 0
+
+    def sent(self, id: Id, request: Request, now: float, timeout_s: float) -> None:
+        """An app has submitted a request."""
+        self.messages[id] = Message(request, request.body, now, now + timeout_s)
+
+    def held(self, id: Id) -> None:
+        """The agent has accepted a cast."""
+        self.messages[id].held = True
+
+    def give_up(self, id: Id) -> None:
+        """Its app cancelled it, or died."""
+        self.messages[id].given_up = True
+
+    # It runs
+
+    def delivered(self, session: int, request: Request) -> None:
+        """A request has come to a serving session."""
+        id = (request.node, request.session, request.seq)
+        message = self.messages.get(id)
+        if message is None:
+            self.found(f"{id} came to {session}, and nobody sent it")
+            return
+        if request.body != message.body:
+            self.found(f"{self.name(id)} came to {session} with another body")
+        is_again = request.dispatch > 1 or request.flags & Flag.RESUMED
+        is_ordered = request.kind != Kind.FANOUT and len(request.body) <= self.ordered_bytes_max
+        if is_again or not is_ordered or not (request.server or request.topic in self.single):
+            return
+        key = (request.session, session, request.topic, request.server)
+        if self.last.get(key, -1) > request.seq:
+            self.found(f"{self.name(id)} came to {session} after {self.last[key]}, which was sent later")
+        self.last[key] = max(request.seq, self.last.get(key, -1))
+
+    def begun(self, session: int, id: Id) -> None:
+        """A handler has begun."""
+        message = self.messages[id]
+        if session in message.begun:
+            self.found(f"{self.name(id)} ran twice in one session, {session}")
+        elif message.begun and not message.may_repeat:
+            self.found(f"{self.name(id)} must not run twice: in {message.begun} and in {session}")
+        elif message.begun and self.strict and message.request.kind != Kind.FANOUT:
+            self.found(f"{self.name(id)} ran twice though nothing went wrong: in {message.begun} and in {session}")
+        message.begun.append(session)
+        for outcome in message.outcomes:
+            if isinstance(outcome, Failure) and outcome.status in NOT_RUN:
+                self.found(f"{self.name(id)} runs in {session} after it ended as {name_of(outcome)}: {outcome.text}")
+
+    def ended(self, session: int, id: Id) -> None:
+        """A handler has ended, well or not."""
+        self.messages[id].ended.append(session)
+
+    # It ends
+
+    def outcome(self, id: Id, outcome: Outcome) -> None:
+        """Its app was told how a request ended."""
+        message = self.messages[id]
+        message.outcomes.append(outcome)
+        if len(message.outcomes) > 1:
+            self.found(f"{self.name(id)} ended twice: {[name_of(one) for one in message.outcomes]}")
+        problem = self._untrue(message, outcome)
+        if problem:
+            text = f" ({outcome.text})" if isinstance(outcome, Failure) else ""
+            self.found(f"{self.name(id)} ended as {name_of(outcome)}{text}: {problem}")
+
+    def _untrue(self, message: Message, outcome: Outcome) -> str:
+        """Return what is wrong with an outcome when it is given, or an empty string."""
+        kind = message.request.kind
+        if isinstance(outcome, Failure):
+            if outcome.status in NOT_RUN and message.begun:
+                return f"it ran in {message.begun}"
+            if outcome.status == Status.REMOTE_ERROR and not message.ended:
+                return "no handler failed"
+            if outcome.status == Status.CANCELLED:
+                return "nobody cancelled it"
+            return ""
+        if isinstance(outcome, Receipt):
+            told = outcome.finished + outcome.failed + outcome.unknown
+            if kind != Kind.FANOUT or outcome.finished > len(message.ended):
+                return f"{outcome.finished} finished, but {len(message.ended)} did"
+            return "" if told == outcome.asked else f"{outcome.asked} were asked, {told} are told of"
+        if isinstance(outcome, Reply):
+            is_right = outcome.body[:STAMP_BYTES] == message.body[:STAMP_BYTES]
+            return "" if kind == Kind.CALL and message.ended and is_right else "it is not its reply"
+        return "" if kind == Kind.CAST and message.ended else "no handler ended it"
+
+    # In sum
+
+    def open(self) -> list[Id]:
+        """Return what has not ended and whose app waits for it."""
+        return [id for id, message in self.messages.items() if not message.outcomes and not message.given_up]
+
+    def counts(self) -> dict[str, int]:
+        """Return how often what ended how: ``call Reply`` and so on."""
+        counts: dict[str, int] = {}
+        for message in self.messages.values():
+            for outcome in message.outcomes:
+                name = f"{Kind(message.request.kind).name.lower()} {name_of(outcome)}"
+                counts[name] = counts.get(name, 0) + 1
+        return dict(sorted(counts.items()))
+
+    def name(self, id: Id) -> str:
+        """Return a message in words."""
+        request = self.messages[id].request
+        flags = "".join(f" {flag.name.lower()}" for flag in Flag if request.flags & flag)
+        return f"{Kind(request.kind).name.lower()}{flags} {id[0]}/{id[1]}#{id[2]} to {request.topic!r}"
