@@ -255,8 +255,10 @@ class Serving:
         service = app.services.get(handed.request.topic)
         if service is not None and handed.id in service.running:
             self._free(app, service, handed.id, now)
-        elif handed.stage is Stage.QUEUED and not handed.parts:
-            self._leave_queue(handed)
+        elif service is not None and self._is_queued(handed, app):
+            if handed.parts:
+                handed.parts[app.session] = Stage.HANDED
+            service.unqueue(handed)
 
     def _overran(self, app: App, id: Id, now: float) -> None:
         """The app ended what was forgotten here when its time was over."""

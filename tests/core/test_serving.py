@@ -507,6 +507,22 @@ def test_a_fan_out_that_finds_full_queues_counts_them_as_failed_and_takes_no_roo
     assert_mesh_quiescent(world)
 
 
+def test_a_part_of_a_fan_out_that_waits_for_an_app_that_ended_it_before_needs_no_place() -> None:
+    world = fleet("ab")
+    app = server(world, prefetch=1)
+    caller = App(world, "a", 1)
+    app.handle = hold
+    first, second = caller.fanout("orders"), caller.fanout("orders")
+    world.run(2.0)
+    app.say(Settled("a", 1, [(second, second)]))
+    world.run(3.0)
+    assert (1, 1, 0, 0) == caller.receipt(second)
+    app.release()
+    world.run(4.0)
+    assert (1, 1, 0, 0) == caller.receipt(first)
+    assert_mesh_quiescent(world)
+
+
 def test_a_fan_out_gives_its_room_in_the_window_back() -> None:
     world = fleet("ab", options(link=LinkOptions(credit_records=16)))
     app = server(world)
