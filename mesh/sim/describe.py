@@ -1,6 +1,7 @@
 """Records in words, for traces that people read."""
 
 from enum import IntEnum
+from zlib import crc32
 
 from msgspec import NODEFAULT, structs
 
@@ -20,7 +21,7 @@ _NUMBERS: dict[str, type[IntEnum]] = {
 
 
 def describe(record: Record) -> str:
-    """Return a record's name and the fields that say something; bodies are only counted."""
+    """Return a record's name and the fields that say something; bodies are counted and summed."""
     words = [type(record).__name__]
     for spec in structs.fields(record):
         value = getattr(record, spec.name)
@@ -31,7 +32,7 @@ def describe(record: Record) -> str:
 
 def _value(name: str, value: object) -> str:
     if isinstance(value, bytes):
-        return f"{len(value)}B"
+        return f"{len(value)}B:{crc32(value):08x}"
     if isinstance(value, list):
         shown = ",".join(_value(name, item) for item in value[:ITEMS_MAX])
         return f"[{shown}{f',… {len(value)}' if len(value) > ITEMS_MAX else ''}]"

@@ -21,7 +21,6 @@ is done to it), `apps` (real client sessions), `ledger` and `checkers` (what mus
 import heapq
 from collections.abc import Callable
 from typing import Protocol
-from zlib import crc32
 
 from mesh.core.catalogue import AgentEntry, Snapshot
 from mesh.core.codec import decode
@@ -170,10 +169,9 @@ class World:
             self.trace.append(f"{self.now:.6f} {line}")
 
     def say_frame(self, way: str, data: bytes) -> None:
-        """Put a frame in the trace: each record on a line of its own, and what tells equal bytes from others."""
-        self.say(f"{way} {len(data)} bytes {crc32(data):08x}")
+        """Put a frame in the trace: each record on a line of its own."""
         for record in decode(data).records:
-            self.say(f"    {way} {describe(record)}")
+            self.say(f"  {way}  {describe(record)}")
 
     # Nodes
 
@@ -368,7 +366,7 @@ class World:
             return
         for data in speaker.take(agent.time()):
             if self.frames:
-                self.say_frame(f"app {conn} > {name}", data)
+                self.say_frame(f"socket {conn} > {name}", data)
             self._to_agent(agent, conn, data)
         deadline = speaker.deadline()
         if deadline is not None:
@@ -392,7 +390,7 @@ class World:
     def _to_app(self, agent: Agent, conn: int, data: bytes) -> None:
         speaker = agent.speakers.get(conn)
         if self.frames:
-            self.say_frame(f"{agent.name} > app {conn}", data)
+            self.say_frame(f"{agent.name} > socket {conn}", data)
 
         def arrive() -> None:
             if speaker is not None and conn not in agent.hung_up:
