@@ -1,98 +1,112 @@
-"""Real nodes and real client sessions under random faults: nothing runs twice, nothing is left behind, all heals."""
+"""Every kind of fault strikes, is what it says, and is over in its time."""
 
-from collections.abc import Callable
+from collections import Counter
 
 import pytest
 
 from mesh.core.context import NodeOptions
-from mesh.core.records import Flag, Kind, Reply
 from mesh.core.rng import Rng
+from mesh.sim.apps import App, Manner, ServicePlan
+from mesh.sim.faults import KINDS, Fault, draw_fault, strike
+from mesh.sim.ledger import Ledger
+from mesh.sim.plan import draw
+from mesh.sim.run import play
 from mesh.sim.world import World
-from tests.core.fabric import assert_quiescent
-from tests.sim.apps import Client, Ledger
-
-NODES = "abcd"
-FAULTS = ("cut", "half a cut", "silence", "kill", "hang up", "die", "pause")
+from tests.core.fabric import notes
 
 
-class Trouble:
-    """Four agents with five servers and three callers, and what goes wrong among them."""
+class Stage:
+    """Agents a and b, and one serving app at b."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = Rng(seed * 7919 + 1)
-        self.world, self.ledger = World(seed), Ledger()
-        for name in NODES:
+    def __init__(self) -> None:
+        self.nodes: tuple[str, ...] = ("a", "b")
+        self.world = World(1)
+        for name in self.nodes:
             self.world.start(name, NodeOptions())
-        self.servers = [self.server(name, 100 + number) for number, name in enumerate("abbcd")]
-        self.callers = [Client(self.world, n, 1 + i, self.ledger, work_s=(0.0, 0.0)) for i, n in enumerate("abc")]
-        self.faults: dict[str, Callable[[str, str], None]] = {
-            "cut": lambda one, other: self.world.cut(one, other),
-            "half a cut": lambda one, other: self.world.cut(one, other, only=one),
-            "silence": self.silence,
-            "kill": self.kill,
-            "hang up": lambda one, other: self.anybody().hang_up(),
-            "die": self.die,
-            "pause": lambda one, other: self.world.pause(one, self.rng.uniform(0.2, 7.0)),
-        }
+        self.one = App(self.world, Ledger(lambda text: None), "b", 1, Manner())
+        self.one.serve(ServicePlan("orders"))
+        self.replaced = 0
+        self.world.run(2.0)
 
-    def server(self, node: str, id: int) -> Client:
-        server = Client(self.world, node, id, self.ledger, work_s=(0.0, 0.2))
-        server.serve("orders", 2)
-        return server
+    def app(self, number: int) -> App:
+        return self.one
 
-    def anybody(self) -> Client:
-        everybody = self.servers + self.callers
-        return everybody[self.rng.below(len(everybody))]
+    def until(self, fault: Fault, undo: object) -> None:
+        assert callable(undo)
+        self.world.at(self.world.now + fault.for_s, undo)
 
-    def silence(self, one: str, other: str) -> None:
-        if (one, other) not in self.world.silent:
-            self.world.silence(one, other)
-            self.world.at(self.world.now + self.rng.uniform(0.1, 8.0), lambda: self.world.heal(one, other))
+    def restart(self, name: str) -> None:
+        if name not in self.world.agents:
+            self.world.start(name, NodeOptions())
 
-    def kill(self, one: str, other: str) -> None:
-        self.world.kill(one)
-        back_at = self.world.now + self.rng.uniform(0.05, 1.0)
-        self.world.at(back_at, lambda: self.world.start(one, NodeOptions()))
+    def replace(self, number: int) -> None:
+        self.replaced += 1
 
-    def die(self, one: str, other: str) -> None:
-        """A serving app dies, and another takes its place."""
-        number = self.rng.below(len(self.servers))
-        old = self.servers[number]
-        old.die()
-        self.servers[number] = self.server(old.node, old.session.id + 100)
+    def strike(self, kind: str, for_s: float = 1.0, one: str = "b", other: str = "a") -> bool:
+        return strike(self, Fault(kind, self.world.now, for_s, one, other, 0, 0.5))
 
-    def fault(self) -> None:
-        name = FAULTS[self.rng.below(len(FAULTS))]
-        first = self.rng.below(len(NODES))
-        one, other = NODES[first], NODES[(first + 1 + self.rng.below(3)) % len(NODES)]
-        if one in self.world.agents:
-            self.world.say(f"fault: {name} {one} {other}")
-            self.faults[name](one, other)
-
-    def send(self) -> None:
-        kind = (Kind.CALL, Kind.CALL, Kind.CAST, Kind.FANOUT)[self.rng.below(4)]
-        flags = int(Flag.IDEMPOTENT) if kind == Kind.CALL and self.rng.below(4) == 0 else 0
-        body = bytes(400_000 if self.rng.below(20) == 0 else self.rng.below(100))
-        self.callers[self.rng.below(3)].send(kind, "orders", body, self.rng.uniform(2.0, 8.0), flags)
+    def pass_s(self, duration_s: float) -> None:
+        self.world.run(self.world.now + duration_s)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_under_any_faults_every_promise_is_kept_and_then_all_is_well_again(seed: int) -> None:
-    trouble = Trouble(seed)
-    world, ledger = trouble.world, trouble.ledger
-    for number in range(300):
-        world.at(2.0 + number * 0.05, trouble.send)
-    for _ in range(1 + trouble.rng.below(6)):
-        world.at(trouble.rng.uniform(2.5, 15.0), trouble.fault)
-    world.run(45.0)
-    assert [] == ledger.problems()
-    before = len(ledger.ended)
-    for caller in trouble.callers:
-        for _ in range(4):
-            caller.send(Kind.CALL, "orders", b"", 5.0)
-    world.run(60.0)
-    after = list(ledger.ended.values())[before:]
-    assert [Reply] * 12 == [type(outcome) for outcomes in after for outcome in outcomes]
-    world.run(85.0)
-    for agent in world.agents.values():
-        assert_quiescent(agent.node)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_of_this_kind_alone_strikes_and_breaks_no_promise(kind: str) -> None:
+    struck: Counter[str] = Counter()
+    for seed in range(3):
+        result = play(draw(seed, (kind,)))
+        assert [] == result.findings
+        struck.update(result.faults)
+    assert [kind] == list(struck)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_it_changed_is_as_before_when_its_time_is_over(kind: str) -> None:
+    stage = Stage()
+    assert stage.strike(kind)
+    stage.pass_s(3.0)
+    world, network = stage.world, stage.world.network
+    assert ["a", "b"] == sorted(world.agents) or kind == "drain"
+    assert ({}, {}, {}, {}) == (network.silent, network.slow, network.noisy, network.deaf)
+    assert (False, {}, {}) == (world.matchmaker.is_away, world.matchmaker.misled, world.matchmaker.frozen)
+    assert all(until <= world.now for until in network.stalled.values())
+
+
+def test_a_fault_that_finds_nobody_does_not_strike() -> None:
+    stage = Stage()
+    stage.world.kill("b")
+    stage.one.die()
+    assert [False, False, False] == [stage.strike("kill"), stage.strike("die"), stage.strike("cut", one="a", other="a")]
+
+
+def test_an_app_that_dies_or_leaves_is_replaced() -> None:
+    for kind in ("die", "leave"):
+        stage = Stage()
+        stage.strike(kind, for_s=2.0)
+        assert stage.one.is_alive is (kind == "leave")
+        stage.pass_s(2.1)
+        assert (1, False) == (stage.replaced, stage.one.is_alive)
+
+
+def test_an_agent_that_is_stopped_for_longer_than_the_ttl_is_forgotten_and_registers_again() -> None:
+    stage = Stage()
+    stage.strike("pause", for_s=20.0)
+    stage.pass_s(16.0)
+    assert [0] == [len(entries) for entries in stage.world.catalogue.values()]
+    stage.pass_s(5.0)
+    assert [1] == [len(entries) for entries in stage.world.catalogue.values()]
+
+
+def test_an_agent_that_drains_says_so_and_stops() -> None:
+    stage = Stage()
+    stage.strike("drain")
+    stage.pass_s(5.0)
+    assert (1, 0) == (len(notes(stage.world, "drained", "b")), stage.world.stopped["b"].status)
+
+
+def test_drawn_faults_are_over_before_the_end_of_their_span() -> None:
+    rng = Rng(1)
+    for kind in KINDS:
+        fault = draw_fault(kind, rng, ("a", "b", "c"), 4, (2.0, 9.0), 5.0)
+        assert 2.0 <= fault.at <= fault.at + fault.for_s <= 9.0
+        assert fault.one != fault.other
+        assert kind in str(fault)

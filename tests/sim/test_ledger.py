@@ -1,0 +1,123 @@
+"""The ledger finds what is not true, and nothing else."""
+
+import pytest
+
+from mesh.client.events import Id, Outcome
+from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request, Status
+from mesh.sim.ledger import Ledger, body_of, name_of
+
+ID = ("a", 1, 0)
+
+
+class Book:
+    """A ledger with one message in it, and what it found."""
+
+    def __init__(self, kind: Kind = Kind.CALL, flags: int = 0, *, strict: bool = False) -> None:
+        self.found: list[str] = []
+        self.ledger = Ledger(self.found.append, strict=strict)
+        self.request = Request(int(kind), 0, "orders", "", 1000, body_of(7, 20), flags, node="a", session=1, dispatch=1)
+        self.ledger.sent(ID, self.request, 1.0, 1.0)
+
+    def runs(self, *sessions: int) -> "Book":
+        for session in sessions:
+            self.ledger.begun(session, ID)
+            self.ledger.ended(session, ID)
+        return self
+
+    def ends(self, outcome: Outcome) -> list[str]:
+        self.ledger.outcome(ID, outcome)
+        return self.found
+
+
+def failure(status: Status, id: Id = ID) -> Failure:
+    return Failure(*id, int(status), "why")
+
+
+def reply(number: int = 7) -> Reply:
+    return Reply(*ID, body_of(number, 20))
+
+
+def test_what_ends_as_it_should_is_no_finding() -> None:
+    assert [] == Book().runs(5).ends(reply())
+    assert [] == Book().runs(5).ends(failure(Status.REMOTE_ERROR))
+    assert [] == Book().runs(5).ends(failure(Status.INDETERMINATE))
+    assert [] == Book().ends(failure(Status.EXPIRED))
+    assert [] == Book(Kind.CAST).runs(5, 6).ends(None)
+    assert [] == Book(Kind.FANOUT).runs(5, 6).ends(Receipt(*ID, 3, 2, 0, 1))
+    assert [] == Book(flags=Flag.IDEMPOTENT).runs(5, 6).ends(reply())
+
+
+@pytest.mark.parametrize("status", ["UNROUTABLE", "OVERLOADED", "EXPIRED", "REJECTED", "AGENT_UNAVAILABLE"])
+def test_what_is_said_not_to_have_run_did_not_and_does_not(status: str) -> None:
+    assert 1 == len(Book().runs(5).ends(failure(Status[status])))
+    book = Book()
+    assert [] == book.ends(failure(Status[status]))
+    assert [f"call a/1#0 to 'orders' runs in 5 after it ended as {status}: why"] == book.runs(5).found
+
+
+def test_an_outcome_says_only_what_happened() -> None:
+    assert 1 == len(Book().ends(reply()))
+    assert 1 == len(Book().runs(5).ends(reply(8)))
+    assert 1 == len(Book(Kind.CAST).ends(None))
+    assert 1 == len(Book(Kind.FANOUT).runs(5).ends(None))
+    assert 1 == len(Book().ends(failure(Status.REMOTE_ERROR)))
+    assert 1 == len(Book().ends(failure(Status.CANCELLED)))
+    assert 1 == len(Book(Kind.FANOUT).runs(5).ends(Receipt(*ID, 2, 2, 0, 0)))
+    assert 1 == len(Book(Kind.FANOUT).runs(5).ends(Receipt(*ID, 3, 1, 1, 0)))
+
+
+def test_what_ends_twice_is_found() -> None:
+    book = Book().runs(5)
+    book.ends(reply())
+    assert ["call a/1#0 to 'orders' ended twice: ['Reply', 'Reply']"] == book.ends(reply())
+
+
+def test_what_must_not_run_twice_does_not() -> None:
+    assert ["call a/1#0 to 'orders' must not run twice: in [5] and in 6"] == Book().runs(5, 6).found
+    assert 1 == len(Book(Kind.CAST, Flag.ONCE).runs(5, 6).found)
+    assert [] == Book(Kind.CAST).runs(5, 6).found
+    assert 1 == len(Book(Kind.CAST, strict=True).runs(5, 6).found)
+    assert ["cast a/1#0 to 'orders' ran twice in one session, 5"] == Book(Kind.CAST).runs(5, 5).found
+
+
+def test_bodies_arrive_as_they_were_sent_and_nothing_comes_that_nobody_sent() -> None:
+    book = Book()
+    book.ledger.delivered(5, book.request)
+    assert [] == book.found
+    book.ledger.delivered(5, Request(0, 0, "orders", "", 1000, b"other", node="a", session=1, dispatch=1))
+    book.ledger.delivered(5, Request(0, 9, "orders", "", 1000, b"", node="a", session=1, dispatch=1))
+    assert ["call a/1#0 to 'orders' came to 5 with another body", "('a', 1, 9) came to 5, and nobody sent it"] == (
+        book.found
+    )
+
+
+def test_what_only_one_instance_serves_comes_in_order_unless_it_was_sent_again() -> None:
+    found: list[str] = []
+    ledger = Ledger(found.append)
+    ledger.single["orders"] = None
+    ledger.ordered_bytes_max = 10
+    requests = [Request(0, seq, "orders", "", 1000, b"", node="a", session=1, dispatch=1) for seq in range(4)]
+    for request in requests:
+        ledger.sent(("a", 1, request.seq), request, 1.0, 1.0)
+    requests[1].dispatch = 2
+    requests[2].flags = int(Flag.RESUMED)
+    for seq in (3, 1, 2):
+        ledger.delivered(5, requests[seq])
+    assert [] == found
+    ledger.delivered(5, requests[0])
+    assert ["call a/1#0 to 'orders' came to 5 after 3, which was sent later"] == found
+
+
+def test_it_knows_what_is_open_and_counts_what_ended() -> None:
+    book = Book()
+    assert [ID] == book.ledger.open()
+    book.ledger.held(ID)
+    book.ledger.give_up(ID)
+    assert [] == book.ledger.open()
+    book.runs(5).ends(reply())
+    assert {"call Reply": 1} == book.ledger.counts()
+
+
+def test_bodies_say_whose_they_are_as_far_as_there_is_room() -> None:
+    assert (b"", b"\x07", 20) == (body_of(7, 0), body_of(7, 1), len(body_of(7, 20)))
+    assert ["Settled", "EXPIRED", "Reply"] == [name_of(end) for end in (None, failure(Status.EXPIRED), reply())]
