@@ -111,8 +111,9 @@ class Place(enum.IntEnum):
 
 
 class Entry(Struct):
-    """One request that has not ended. ``charged``: the bytes it holds; ``reached``: the incarnation it was sent
-    to; ``asked``: targets that have not said what became of it, and the incarnation that it had been sent to there;
+    """One request that has not ended. ``charged``: the bytes it holds; ``number``: how many were admitted before it;
+    ``reached``: the incarnation it was sent to;
+    ``asked``: targets that have not said what became of it, and the incarnation that it had been sent to there;
     ``lost``: one that cannot say; ``targets``: the nodes that an earlier agent chose for a fan-out; ``doubtful``: it
     was lost after it had left, and may have run; ``kept``: a cast for which somebody was expected once, so that it
     waits until its time is over; ``seen_at``: when it last showed that it is worked at, if it is watched,
@@ -122,6 +123,7 @@ class Entry(Struct):
     topic: TopicKey
     deadline: float
     charged: int
+    number: int = 0
     place: Place = Place.WAITING
     target: TargetKey = ("", 0)
     attempts: int = 0
@@ -173,6 +175,7 @@ class Outbox(Struct):
     waiting: dict[TopicKey, dict[Key, None]] = field(default_factory=dict)
     queues: dict[str, dict[Key, None]] = field(default_factory=dict)
     queued: int = 0
+    admitted: int = 0
     wheel: Wheel[Key] = field(default_factory=Wheel)
     inquiries: dict[TargetKey, Inquiry] = field(default_factory=dict)
     unasked: dict[TargetKey, None] = field(default_factory=dict)
@@ -182,6 +185,8 @@ class Outbox(Struct):
     def admit(self, entry: Entry) -> None:
         """Begin to keep an entry; it is due at its deadline."""
         self.entries[entry.key] = entry
+        entry.number = self.admitted
+        self.admitted += 1
         if entry.request.monitor_ms:
             self.monitored[entry.key] = None
         self.wheel.add(entry.key, entry.deadline)
@@ -193,10 +198,10 @@ class Outbox(Struct):
         self.queued += 1
 
     def unwait(self, topic: TopicKey) -> list[Entry]:
-        """Take out and return the entries that wait for this topic, oldest first."""
+        """Take out and return the entries that wait for this topic, oldest first, whenever they began to wait."""
         keys = self.waiting.pop(topic, {})
         self.queued -= len(keys)
-        return [self.entries[key] for key in keys]
+        return sorted((self.entries[key] for key in keys), key=lambda entry: entry.number)
 
     def aim(self, entry: Entry, target: TargetKey) -> None:
         """The entry goes to this target from now on."""

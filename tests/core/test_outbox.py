@@ -76,6 +76,14 @@ def test_those_who_wait_for_a_topic_come_out_in_their_order() -> None:
     assert (1, [STOCK]) == (outbox.queued, list(outbox.waiting))
 
 
+def test_what_began_to_wait_late_comes_out_before_what_was_admitted_after_it() -> None:
+    outbox = Outbox()
+    first, second = admitted(outbox, 1), admitted(outbox, 2)
+    for one in (second, first):
+        outbox.wait(one)
+    assert [first, second] == outbox.unwait(ORDERS)
+
+
 def test_what_is_queued_for_a_node_leaves_once() -> None:
     outbox = Outbox()
     one = placed(outbox, 1, B1, Place.QUEUED)
