@@ -5,6 +5,7 @@
 
 BIN := .venv/bin
 ARGS ?=
+SEEDS ?= 0..9999
 
 help: ## Show this list
 	@awk -F': ## ' '/^[a-z]+: ## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +38,9 @@ bench: ## Measure call and cast between two agents, beside plain ZeroMQ
 	@scripts/setup agent
 	@$(BIN)/mesh bench $(ARGS)
 
-soak: ## Search for new failures: random seeds, many examples, until it is done or finds one
+soak: ## Search for new failures: ten thousand simulated meshes (SEEDS=A..B), then many random examples
 	@scripts/setup dev
+	@$(BIN)/mesh sim --seeds $(SEEDS)
 	@$(BIN)/python -m pytest --hypothesis-profile=soak --timeout=3600 -x -m "not system" $(ARGS)
 	@$(BIN)/python -m tests.system.faults
 

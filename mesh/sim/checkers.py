@@ -12,12 +12,15 @@ from mesh.core.notes import APP_MALFORMED, DUPLICATE_NODE, LINK_MALFORMED
 from mesh.core.pool import State as SlotState
 from mesh.core.records import Ask, Request
 
-__all__ = ["alarm", "leaks", "over_budget", "session_leaks", "stale_send", "tags"]
+__all__ = ["alarm", "leaks", "over_budget", "overdue", "session_leaks", "stale_send", "tags"]
 
 _ALARMS = (APP_MALFORMED, DUPLICATE_NODE, LINK_MALFORMED)
 """Notes that nothing but a defect can cause: the simulated network never delivers a wrong bit."""
 
 _WORK = (Request.__struct_config__.tag, Ask.__struct_config__.tag)
+
+LATE_S = 1.0
+"""How late a node may end a request: its ticks, and the grain of its timers."""
 
 _decoder = msgspec.msgpack.Decoder(tuple[int, list[msgspec.Raw]])
 
@@ -69,6 +72,14 @@ def over_budget(node: Node) -> Iterator[str]:
                 yield f"{service.running_calls} calls run at {app.name}, above its {service.workers} workers"
     if state.inbox.answers_bytes > options.inbox.answers_bytes:
         yield f"{state.inbox.answers_bytes} bytes of answers are kept, above answers_bytes"
+
+
+def overdue(node: Node, now: float) -> Iterator[str]:
+    """Return which requests a node, which is not stopped, should have ended by now."""
+    for kept in (node.state.outbox.entries, node.state.fans):
+        for key, held in kept.items():
+            if held.deadline + LATE_S < now:
+                yield f"{key} is kept, and was due {now - held.deadline:.3f} s ago"
 
 
 def leaks(node: Node) -> Iterator[str]:

@@ -147,7 +147,7 @@ def _options(dice: _Dice) -> NodeOptions:
             resume_grace_s=pick(0.5, 2.0, 5.0),
         ),
         InboxOptions(
-            queue_records=pick(1, 10, 10_000, 10_000),
+            queue_records=pick(2, 10, 10_000, 10_000),
             queue_bytes=pick(1 << 10, 64 << 20),
             answers_bytes=pick(0, 4096, 64 << 20),
         ),

@@ -27,7 +27,7 @@ __all__ = ["Result", "play"]
 LOOK_S = 0.25
 """How often budgets are looked at."""
 
-PROBE_S, PROBES_APART_S = 10.0, 0.05
+PROBE_S, PROBES_APART_S = 10.0, 0.1
 """How long a call may take after everything has settled, and how soon the next one follows."""
 
 TAIL_S = 8.0
@@ -183,6 +183,9 @@ class _Run:
             for name, agent in world.agents.items():
                 for problem in checkers.over_budget(agent.node):
                     self.found(f"{name}: {problem}")
+                if agent.paused_until + LOOK_S < world.now:
+                    for problem in checkers.overdue(agent.node, agent.time()):
+                        self.found(f"{name}: {problem}")
         return not self.result.findings
 
     def _calm(self) -> None:
