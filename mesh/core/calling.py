@@ -419,8 +419,9 @@ class Calling:
             self.state.outbox.wait(entry)
             return []
         if view is None:
+            status = Status.INDETERMINATE if entry.doubtful else Status.OVERLOADED
             text = "too many topics are in use here"
-            self.end(entry.key, self.failure(entry.request, Status.OVERLOADED, text, limit="watches_max"), now)
+            self.end(entry.key, self.failure(entry.request, status, text, limit="watches_max"), now)
             return []
         return self._place(entry, view, now)
 

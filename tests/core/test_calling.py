@@ -436,7 +436,7 @@ def test_what_is_placed_again_finds_no_room_for_its_topic() -> None:
     world.run(4.0)
     world.cut("a", "b")
     world.run(5.0)
-    assert (Status.OVERLOADED, "watches_max") == (caller.status(cast), caller.failure(cast).limit)
+    assert (Status.INDETERMINATE, "watches_max") == (caller.status(cast), caller.failure(cast).limit)
 
 
 def test_a_body_over_the_limit_is_rejected_inline_and_in_chunks() -> None:
