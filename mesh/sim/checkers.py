@@ -68,8 +68,8 @@ def over_budget(node: Node) -> Iterator[str]:
         for service in app.services.values():
             if service.queued > options.inbox.queue_records:
                 yield f"{service.queued} wait for {service.topic} of {app.name}, above queue_records"
-            if service.running_calls > service.workers:
-                yield f"{service.running_calls} calls run at {app.name}, above its {service.workers} workers"
+            if len(service.running) > max(service.workers, service.prefetch):
+                yield f"{len(service.running)} run at {app.name}, above its {service.workers} workers and its prefetch"
     if state.inbox.answers_bytes > options.inbox.answers_bytes:
         yield f"{state.inbox.answers_bytes} bytes of answers are kept, above answers_bytes"
 
@@ -128,7 +128,7 @@ def leaks(node: Node) -> Iterator[str]:
                     f"{name}: queued": service.queued,
                     f"{name}: queued_bytes": service.queued_bytes,
                     f"{name}: running": service.running,
-                    f"{name}: running_calls": service.running_calls,
+                    f"{name}: running_bytes": service.running_bytes,
                     f"{name}: overrun": service.overrun,
                 }
             )

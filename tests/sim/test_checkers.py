@@ -50,7 +50,7 @@ def test_every_budget_is_looked_at() -> None:
         state.peers.links[conn] = next(iter(state.peers.links.values()))
     app = state.apps[10]
     app.records = 3
-    app.services["orders"].running_calls = 9
+    app.services["orders"].running = {("a", 1, seq): 1 for seq in range(999)}
     app.services["orders"].queued = 1 << 20
     state.inbox.answers_bytes = 1 << 40
     assert 6 == len(list(over_budget(node)))
