@@ -140,7 +140,7 @@ def unordered(original: Instead) -> Instead:
 MUTATIONS = [
     Mutation("the agent forgets what it handed out", serving.Serving, "offer", 60, forgetful_offer),
     Mutation("the session forgets what it ran", client_serving.Serving, "take_in", 60, forgetful_session),
-    Mutation("a replay is taken for new", calling.Calling, "_is_replay", 60, always(False)),
+    Mutation("a replay is taken for new", calling.Calling, "is_replay", 60, always(False)),
     Mutation("nothing is replayed", client_calling.Calling, "resume", 60, always([]), *KILLS),
     Mutation("requests never expire", outbox.Outbox, "admit", 60, never_expiring),
     Mutation("what left is placed again unasked", sending.Sending, "ask", 60, hasty_question, *KILLS),
