@@ -264,7 +264,7 @@ class Serving(Struct):
         return self._refusal(id, kind, Status.CANCELLED, GIVEN_UP, "")
 
     def ask(self, ask: Ask) -> list[Record]:
-        """Say what became of ids, and again the answers to those that have ended.
+        """Say what became of ids, and then again the answers to those that have ended.
 
         NEVER is said only of what may still come: below the floor it may have come and been forgotten.
         """
@@ -281,8 +281,7 @@ class Serving(Struct):
             else:
                 is_below = caller is not None and seq < caller.floor
                 verdicts.append(int(Verdict.LOST if is_below else Verdict.NEVER))
-        records.append(Answer(ask.node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts))
-        return records
+        return [Answer(ask.node, ask.incarnation, ask.number, ask.target, ask.ids, verdicts), *records]
 
     def settled(self, floor: Floor) -> None:
         """A caller says how far it has settled, and what above that."""

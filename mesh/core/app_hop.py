@@ -12,11 +12,12 @@ from msgspec import structs
 from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.codec import Batch, decode
-from mesh.core.context import Act, Context
+from mesh.core.context import SEQS_MAX, Act, Context
 from mesh.core.draining import Draining
 from mesh.core.effects import CloseApp, Inquire, Level
 from mesh.core.floors import Floors
 from mesh.core.probing import DIAL_BACK, Probing
+from mesh.core.ranges import expand
 from mesh.core.records import (
     BODY_INLINE_MAX,
     PROTOCOL_MINOR,
@@ -42,8 +43,10 @@ from mesh.core.records import (
     Request,
     Serve,
     Settled,
+    Status,
     Targets,
     Unserve,
+    Verdict,
 )
 from mesh.core.recovery import Recovery
 from mesh.core.report import REPORTS, SHELL_REPORTS
@@ -58,6 +61,9 @@ __all__ = ["AppHop"]
 
 APPS_MAX = 10_000
 """Sessions at once; one more is refused."""
+
+ADOPTED_MAX = 65_536
+"""Requests that an earlier agent had handed to one app, and that are remembered while it says that they run."""
 
 REACHED_MAX = 65_536
 """Serving apps that one app may say it has reached."""
@@ -96,8 +102,8 @@ class AppHop:
         self.verbs: dict[type, Callable[[App, Any, float], None]] = {
             Request: self._request,
             Reply: self._reply,
-            Failure: self.serving.reply,
-            Settled: self.serving.settled,
+            Failure: self._served,
+            Settled: self._settled,
             Chunk: self._chunk,
             ChunkAck: self._chunk_ack,
             Cancel: self._cancel,
@@ -199,7 +205,7 @@ class AppHop:
             state.conns.pop(app.conn, None)
         state.conns[conn] = app.session
         fresh = App(hello.session, hello.connection, app.name, app.namespace, conn)
-        for name in ("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes", "reached"):
+        for name in ("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes", "reached", "adopted"):
             setattr(fresh, name, getattr(app, name))
         app = state.apps[hello.session] = fresh
         app.uid, app.pid, app.heard_at = credentials.uid, credentials.pid, now
@@ -265,6 +271,10 @@ class AppHop:
         orderly = app.leaving
         app.dead = True
         topics = self.services.gone(app, now, orderly=orderly)
+        for id in app.adopted:
+            text = f"the app that ran it at {self.context.node} is gone"
+            failure = Failure(*id, int(Status.INDETERMINATE), text, where=self.context.node)
+            self.context.answer(id[0], failure)
         self.recovery.forget(app, now)
         self.spooling.forget(app)
         del self.state.apps[app.session]
@@ -288,9 +298,19 @@ class AppHop:
 
     def _reply(self, app: App, reply: Reply, now: float) -> None:
         if not reply.size:
-            self.serving.reply(app, reply, now)
+            self._served(app, reply, now)
         elif not app.chunker.announced(reply):
-            self.serving.reply(app, self.context.too_large(reply), now)
+            self._served(app, self.context.too_large(reply), now)
+
+    def _served(self, app: App, record: Reply | Failure, now: float) -> None:
+        app.adopted.pop((record.node, record.session, record.seq), None)
+        self.serving.reply(app, record, now)
+
+    def _settled(self, app: App, settled: Settled, now: float) -> None:
+        if app.adopted:
+            for seq in expand(settled.ranges, SEQS_MAX):
+                app.adopted.pop((settled.node, settled.session, seq), None)
+        self.serving.settled(app, settled, now)
 
     def _chunk(self, app: App, chunk: Chunk, now: float) -> None:
         whole, ack = app.chunker.chunk(chunk)
@@ -298,7 +318,7 @@ class AppHop:
         if isinstance(whole, Request):
             self._take(app, whole, now)
         elif whole is not None:
-            self.serving.reply(app, whole, now)
+            self._served(app, whole, now)
 
     def _chunk_ack(self, app: App, ack: ChunkAck, now: float) -> None:
         for chunk in app.chunker.acked(ack):
@@ -315,6 +335,12 @@ class AppHop:
             self.act(self.calling.topic_changed(topic, now), now)
 
     def _answer(self, app: App, answer: Answer, now: float) -> None:
+        """The app says what became of what an earlier agent may have handed to it: with what runs, it is ours to tell
+        if the app goes."""
+        for (session, seq), verdict in zip(answer.ids, answer.verdicts, strict=False):
+            id = (answer.node, session, seq)
+            if verdict == Verdict.RUNNING and len(app.adopted) < ADOPTED_MAX and self.state.inbox.find(id) is None:
+                app.adopted[id] = None
         self.context.answer(answer.node, structs.replace(answer, target=app.session))
 
     def _reach(self, app: App, reach: Reach, now: float) -> None:

@@ -7,7 +7,7 @@ its floor is kept, so that an app that lost its socket and replays what it had o
 from msgspec import Struct, field
 
 from mesh.core.chunks import Chunker
-from mesh.core.inbox import Service
+from mesh.core.inbox import Id, Service
 from mesh.core.records import Failure, Receipt, Record, Reply
 
 __all__ = ["App", "Credentials", "Outcome", "Pending"]
@@ -34,7 +34,7 @@ class App(Struct):
     """The state of one session. ``conn``: its connection, None while it is away; ``out``: told at the next flush;
     ``reached``: the serving apps that its requests went to, by node and session, and the incarnations of their agents;
     ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, by
-    seq."""
+    seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it."""
 
     session: int
     connection: int
@@ -66,6 +66,7 @@ class App(Struct):
     leaving: bool = False
     leaving_since: float = 0.0
     parted: bool = False
+    adopted: dict[Id, None] = field(default_factory=dict)
 
     def raise_floor(self, floor: int) -> None:
         """The app has settled every seq below ``floor``: its outcomes need not be kept."""

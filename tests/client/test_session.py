@@ -991,7 +991,7 @@ def test_who_is_asked_what_became_of_ids_says_it_and_answers_again(serving: Agen
     serving.heard()
     ids = [(5, 5), (5, 6), (5, 7), (5, 8), (5, 4), (99, 1)]
     serving.say(Ask("other", 3, 12, ID, 2, ids))
-    again, answer = serving.heard()
+    answer, again = serving.heard()
     assert reply(7) == again
     running, never, lost = int(Verdict.RUNNING), int(Verdict.NEVER), int(Verdict.LOST)
     assert Answer("other", 3, 12, ID, ids, [running, running, running, never, lost, never]) == answer

@@ -20,6 +20,7 @@ from mesh.core.records import (
     Chunk,
     ChunkAck,
     Credit,
+    Failure,
     Flag,
     Floor,
     Goodbye,
@@ -35,11 +36,13 @@ from mesh.core.records import (
     Report,
     Request,
     Serving,
+    Settled,
     Status,
     Targets,
     Verdict,
 )
 from mesh.core.session import Credentials
+from mesh.sim.world import World
 from mesh.types import Endpoint, TopicKey
 from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes, options
@@ -437,6 +440,49 @@ def test_an_answer_of_an_app_bears_its_own_session() -> None:
     assert link is not None
     node_b.app_data(1, encode(server.counter, [Answer("a", 1, 2, 99, [(1, 0)], [int(Verdict.NEVER)])]), world.now)
     assert [Answer("a", 1, 2, 10, [(1, 0)], [0])] == link.out
+
+
+def adopting(*seqs: int) -> tuple[World, App]:
+    """An app at b that says it runs these calls of session 1 at a, of which its agent knows nothing."""
+    world = fleet("ab")
+    caller = App(world, "a", 1)
+    server = App(world, "b", 10, hold)
+    server.serve("orders")
+    world.run(1.5)
+    caller.call("orders")
+    world.run(2.0)
+    server.release()
+    server.say(Answer("a", 1, 1, 0, [(1, seq) for seq in seqs], [int(Verdict.RUNNING)] * len(seqs)))
+    world.run(2.1)
+    world.agents["b"].node.take(world.now)
+    return world, server
+
+
+def ends_told(world: World, server: App) -> list[tuple[int, int]]:
+    """What the link to a is told in the moment in which the app dies: failures by seq, and their status."""
+    node_b = world.agents["b"].node
+    node_b.app_closed(1, world.now, dead=True)
+    link = node_b.state.peers.open_link("a")
+    assert link is not None
+    return [(r.seq, r.status) for r in link.out if isinstance(r, Failure)]
+
+
+def test_what_an_earlier_agent_had_handed_to_an_app_is_unknown_when_that_dies() -> None:
+    world, server = adopting(7, 8)
+    assert [(7, Status.INDETERMINATE), (8, Status.INDETERMINATE)] == ends_told(world, server)
+
+
+def test_what_an_app_says_that_it_runs_and_then_ends_is_not_told_again() -> None:
+    world, server = adopting(7, 8, 9)
+    server.say(Reply("a", 1, 7, b""), Settled("a", 1, [(8, 8)]))
+    world.run(2.2)
+    assert [(9, Status.INDETERMINATE)] == ends_told(world, server)
+
+
+def test_what_is_known_to_run_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_hop, "ADOPTED_MAX", 1)
+    world, _ = adopting(0, 7, 8)
+    assert {("a", 1, 7): None} == world.agents["b"].node.state.apps[10].adopted
 
 
 def test_a_ping_is_answered_and_a_pong_is_heard() -> None:
