@@ -38,9 +38,10 @@ bench: ## Measure call and cast between two agents, beside plain ZeroMQ
 	@scripts/setup agent
 	@$(BIN)/mesh bench $(ARGS)
 
-soak: ## Search for new failures: ten thousand simulated meshes (SEEDS=A..B), then many random examples
+soak: ## Search for new failures: ten thousand simulated meshes (SEEDS=A..B), every schedule of small ones, random examples
 	@scripts/setup dev
 	@$(BIN)/mesh sim --seeds $(SEEDS)
+	@$(BIN)/mesh sim --exhaustive all
 	@$(BIN)/python -m pytest --hypothesis-profile=soak --timeout=3600 -x -m "not system" $(ARGS)
 	@$(BIN)/python -m tests.system.faults
 

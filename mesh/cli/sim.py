@@ -60,6 +60,15 @@ def _check_only(context: click.Context, parameter: click.Parameter, kinds: tuple
 @click.option(
     "--until", "until_s", type=float, default=float("inf"), metavar="SECONDS", help="Of a recording, nothing later."
 )
+@click.option(
+    "--exhaustive",
+    "scenario",
+    metavar="NAME",
+    help="Try every schedule of this small world; `list` names them, `all` takes each in turn.",
+)
+@click.option(
+    "--faults", "left", type=click.IntRange(0, 4), help="With --exhaustive: so many faults, not the scenario's number."
+)
 @click.option("--trace", "traced", is_flag=True, help="Of one seed or a recording: show every record and decision.")
 @json_option
 def sim(
@@ -72,6 +81,8 @@ def sim(
     recording: Path | None,
     from_s: float,
     until_s: float,
+    scenario: str | None,
+    left: int | None,
     traced: bool,
     as_json: bool,
 ) -> int:
@@ -82,12 +93,21 @@ def sim(
     and real client sessions run in virtual time, and every promise of the delivery table is checked. A run that breaks
     one is made small and printed; the exit status is 1.
 
+    With --exhaustive it is not chance that decides: every order of messages and faults in a small world is tried.
+
     A recording is stepped through with --replay: what came in, what was decided, and whether the same state came of it.
     Use the version of the agent that wrote it.
     """
+    from mesh.cli.exhaustive import run
     from mesh.cli.replay import show_replay
     from mesh.cli.search import play_many, play_one
 
+    if left is not None and scenario is None:
+        raise click.UsageError("--faults is for --exhaustive")
+    if scenario is not None:
+        if recording is not None or seed is not None or seeds is not None or minutes is not None or only or traced:
+            raise click.UsageError("--exhaustive tries every schedule; leave out what is for seeds and recordings")
+        return run(scenario, left, as_json)
     if recording is not None:
         if seed is not None or seeds is not None or minutes is not None or only:
             raise click.UsageError("--replay steps through a recording; leave out what is for seeds")

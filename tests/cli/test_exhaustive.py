@@ -7,6 +7,7 @@ import pytest
 
 from mesh.cli.exhaustive import run
 from mesh.cli.exits import Exit
+from mesh.cli.main import run_command_line
 from mesh.sim.smallworlds import SCENARIOS
 from tests.sim.mutations import MUTATIONS
 
@@ -46,3 +47,14 @@ def test_what_a_search_found_is_json_too(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_name_that_there_is_not_is_an_error_that_names_those_there_are() -> None:
     with pytest.raises(click.BadParameter, match=r"'cal' is none of call, idempotent, .*; or all, or list"):
         run("cal", None, False)
+
+
+def test_the_command_searches_with_as_many_faults_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Exit.OK == run_command_line(["sim", "--exhaustive", "call", "--faults", "0", "--json"])
+    assert 12 == json.loads(capsys.readouterr().out)["call"]["states"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--exhaustive", "call", "--replay", "file"]])
+def test_the_command_wants_one_thing_to_step_through(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert Exit.USAGE == run_command_line(["sim", *arguments])
+    assert "give either --replay FILE or --exhaustive NAME" in capsys.readouterr().err
