@@ -101,7 +101,7 @@ class Socket(Struct, frozen=True):
 
 class Process(Struct):
     """An app: its session, the requests that wait for a worker, and those that run; ``further``: how many more calls it
-    makes, each when one has ended."""
+    makes, each when one has ended, to ``server`` if that is named."""
 
     node: str
     session: Session
@@ -110,6 +110,7 @@ class Process(Struct):
     leaving: bool = False
     workers: int = 1
     further: int = 0
+    server: str = ""
 
 
 class Small(Struct):

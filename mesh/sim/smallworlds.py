@@ -62,7 +62,8 @@ def sending(
             _warm(hand)
         for flag in flags:
             hand.send("caller", kind, flag, server)
-        hand.app("caller").further = further
+        caller = hand.app("caller")
+        caller.further, caller.server = further, server
         if begun:
             _settle(hand)
 

@@ -314,7 +314,7 @@ class Hand:
                 ended(self.world, (app.node, app.session.id, event.seq), event.outcome)
                 if app.further:
                     app.further -= 1
-                    self.send(name)
+                    self.send(name, server=app.server)
             elif isinstance(event, Lost):
                 for key in [k for k, s in self.world.sockets.items() if s.app == name and s.held[0]]:
                     self._close_socket(key, 0)

@@ -54,7 +54,14 @@ def test_the_command_searches_with_as_many_faults_as_it_is_told(capsys: pytest.C
     assert 12 == json.loads(capsys.readouterr().out)["call"]["states"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--exhaustive", "call", "--replay", "file"]])
-def test_the_command_wants_one_thing_to_step_through(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--exhaustive", "call", "--replay", "file"], "leave out what is for seeds and recordings"),
+        (["--exhaustive", "call", "--seed", "1"], "leave out what is for seeds and recordings"),
+        (["--faults", "1"], "--faults is for --exhaustive"),
+    ],
+)
+def test_the_command_wants_one_thing_to_do(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert Exit.USAGE == run_command_line(["sim", *arguments])
-    assert "give either --replay FILE or --exhaustive NAME" in capsys.readouterr().err
+    assert why in capsys.readouterr().err

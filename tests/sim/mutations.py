@@ -148,7 +148,7 @@ def reach_is_not_told(original: Any, self: sending.Sending, session: int, target
     """The app does not learn where its requests go."""
 
 
-@_replacing(calling.Calling, "_is_replay")
+@_replacing(calling.Calling, "is_replay")
 def replays_are_taken_for_new(original: Any, self: calling.Calling, app: Any, key: Any, request: Any) -> bool:
     return False
 
@@ -259,7 +259,7 @@ def a_closed_socket_is_a_death(original: Any, self: app_hop.AppHop, conn: int, n
     original(self, conn, now, dead=True)
 
 
-@_replacing(serving.Serving, "_lose")
+@_replacing(serving.Serving, "lose")
 def what_died_with_its_app_is_not_told(
     original: Any, self: serving.Serving, app: Any, service: Any, now: float
 ) -> None:
@@ -305,7 +305,7 @@ def what_is_given_back_is_remembered(original: Any, self: inbox.Inbox, handed: A
 
 
 @_replacing(inbox.Service, "may_begin")
-def more_is_handed_than_can_begin(original: Any, self: inbox.Service, handed: Any) -> bool:
+def more_is_handed_than_can_begin(original: Any, self: inbox.Service, *_: Any) -> bool:
     return True
 
 

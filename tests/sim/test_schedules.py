@@ -165,14 +165,14 @@ def a_call_is_given_up() -> None:
 
 
 def a_window_is_taken_up() -> None:
-    """More calls than a link takes at once."""
+    """More calls than a link takes at once, before it is lost and after."""
     narrow = structs.replace(OPTIONS, link=LinkOptions(credit_records=16))
-    s = Schedule(Scenario("", "", sending(*[0] * 40, server="b-server"), ("cut a b",), options=narrow))
+    s = Schedule(Scenario("", "", sending(*[0] * 40, server="b-server", further=20), ("cut a b",), options=narrow))
     s.settle()
     s.fault("cut a b", "a", "a1:1")
     s.settle(ends=True)
     if not s.world.is_over:
-        raise Broken(f"{len(s.world.ended)} of 40 calls have ended")
+        raise Broken(f"{len(s.world.ended)} of 60 calls have ended")
     judge(s.world)
 
 
