@@ -157,7 +157,7 @@ def test_a_dial_that_is_refused_is_noticed_long_before_its_timeout(fleet: Fleet)
             called_at = time.monotonic()
             app.request("echo", timeout_s=20)
             note = a.expect("dial_failed", peer="b")
-            assert "closed" in note["why"] or "refused" in note["why"] or "retried" in note["why"]
+            assert "nobody answers there" in note["why"]
             assert time.monotonic() - called_at < 1.0
 
 
@@ -269,6 +269,7 @@ def test_a_second_sigterm_ends_an_agent_that_has_work_at_once(fleet: Fleet) -> N
         server.receive()
         a.send(signal.SIGTERM)
         a.expect("draining")
+        time.sleep(1.0)  # one that comes within half a second is the same one, sent twice
         a.send(signal.SIGTERM)
         assert 128 + signal.SIGTERM == a.wait()
 
