@@ -6,6 +6,7 @@ object a line, and answer with one on standard output.
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ __all__ = ["BODY", "IN_FLIGHT", "main", "percentile"]
 
 BODY = b"x" * 64
 IN_FLIGHT = 100
+RELAY_BYTES = 4096
 ECHO, SINK, COUNT = "bench.echo", "bench.sink", "bench.count"
 
 Answer = dict[str, float]
@@ -72,10 +74,70 @@ def req(address: str) -> None:
     _answer_questions({"latency": lambda seconds: _latency(round_trip, seconds)})
 
 
+# A bare relay in Python: a Unix socket, ZeroMQ on a gevent loop, a Unix socket, and nothing decoded
+
+
+def relay(path: str, address: str, side: str) -> None:
+    """Pass on what comes: of one app on a Unix socket to the other relay, and back. ``side``: ``near`` dials."""
+    import zmq
+    from gevent import get_hub
+
+    loop = get_hub().loop
+    link = zmq.Context().socket(zmq.DEALER if side == "near" else zmq.ROUTER)
+    link.connect(address) if side == "near" else link.bind(address)
+    peer: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        _ready_until_input_ends()
+        app, _ = listener.accept()
+    app.setblocking(False)
+
+    def from_app() -> None:
+        data = app.recv(RELAY_BYTES)
+        if not data:
+            os._exit(0)
+        link.send_multipart([*peer, data])
+        from_link()  # the descriptor may not stir again for what came meanwhile
+
+    def from_link() -> None:
+        while int(link.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            frames = link.recv_multipart()
+            peer[:] = frames[:-1]
+            app.send(frames[-1])
+
+    watchers = loop.io(app.fileno(), 1), loop.io(link.getsockopt(zmq.FD), 1)
+    for watcher, passes_on in zip(watchers, (from_app, from_link), strict=True):
+        watcher.start(passes_on)
+    loop.run_callback(from_link)
+    get_hub().join()
+
+
+def echo(path: str) -> None:
+    """Answer each message with itself, behind the far relay."""
+    with socket.socket(socket.AF_UNIX) as app:
+        app.connect(path)
+        _ready_until_input_ends()
+        while data := app.recv(RELAY_BYTES):
+            app.send(data)
+
+
+def ping(path: str) -> None:
+    """Measure round trips, before the near relay."""
+    with socket.socket(socket.AF_UNIX) as app:
+        app.connect(path)
+
+        def round_trip() -> None:
+            app.send(BODY)
+            app.recv(RELAY_BYTES)
+
+        _answer_questions({"latency": lambda seconds: _latency(round_trip, seconds)})
+
+
 # The mesh
 
 
-def server(socket: str) -> None:
+def server(agent: str) -> None:
     """Serve: an echo, a sink that counts, and the count."""
     from mesh.client.sync import connect
 
@@ -86,18 +148,18 @@ def server(socket: str) -> None:
         taken += 1
         last_at = time.monotonic()
 
-    with connect("bench-server", socket=socket) as client:
+    with connect("bench-server", socket=agent) as client:
         client.serve(ECHO, lambda message: message.body, workers=IN_FLIGHT)
         client.serve(SINK, sink, workers=1, prefetch=4096)
         client.serve(COUNT, lambda _: json.dumps([taken, last_at]).encode(), workers=1)
         _answer_questions({})
 
 
-def caller(socket: str) -> None:
+def caller(agent: str) -> None:
     """Measure calls one at a time, calls in flight, and casts."""
     from mesh.client.sync import connect
 
-    with connect("bench-caller", socket=socket) as client:
+    with connect("bench-caller", socket=agent) as client:
         client.call(ECHO, BODY, wait=True)
         client.call(COUNT, wait=True)
         client.cast(SINK, BODY, wait=True, confirm=True)
@@ -188,6 +250,9 @@ ROLES: dict[str, Callable[..., None]] = {
     "proxy": proxy,
     "rep": rep,
     "req": req,
+    "relay": relay,
+    "echo": echo,
+    "ping": ping,
     "server": server,
     "caller": caller,
 }

@@ -9,6 +9,7 @@ from mesh.cli.bench_programs import percentile
 def measured(floor: float, call: float, calls: float, casts: float) -> dict[str, dict[str, float]]:
     return {
         "floor": {"p50_us": floor, "p99_us": 2 * floor},
+        "relay": {"p50_us": floor / 2, "p99_us": floor},
         "latency": {"p50_us": call, "p99_us": 2 * call},
         "calls": {"per_s": calls},
         "casts": {"per_s": casts},
@@ -28,7 +29,8 @@ def test_figures_are_medians_over_the_rounds() -> None:
 def test_ratios_are_medians_of_the_rounds_ratios() -> None:
     report = report_of(ROUNDS, {})
     assert 2.0 == report["p50_over_floor"]
-    assert 1.0 == report["calls_times_floor"]
+    assert 4.0 == report["p50_over_relay"]
+    assert 0.5 == report["calls_times_relay"]
 
 
 def test_the_report_says_how_and_where_it_was_measured() -> None:
