@@ -83,10 +83,11 @@ class Topic(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """Where an agent's link port is reached."""
+    """Where an agent's link port is reached, and the public key expected there: Z85, empty without CURVE."""
 
     host: str
     port: int
+    public_key: str = ""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -8,8 +8,8 @@ import pytest
 from mesh.core import records
 from mesh.core.codec import decode
 from mesh.core.context import NodeOptions
+from mesh.core.identity import Identity
 from mesh.core.node import Node
-from mesh.core.peers import Identity
 from mesh.core.records import Record
 from mesh.types import Endpoint
 from scripts.protocol_doc import DOC, EXAMPLES, MARK, play, renewed

@@ -53,9 +53,9 @@ from mesh.core.effects import (
     Watch,
     Withdraw,
 )
+from mesh.core.identity import Identity
 from mesh.core.ledger import Word
 from mesh.core.node import Node
-from mesh.core.peers import Identity
 from mesh.matchmaker.base import Matchmaker, MatchmakerError
 from mesh.types import Endpoint
 

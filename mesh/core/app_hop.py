@@ -356,7 +356,7 @@ class AppHop:
             raise ProtocolError(problem or f"more than {REACHED_MAX} others were reached")
         app.reached_before[target] = min(reach.incarnation, app.reached_before.get(target, reach.incarnation))
         if reach.host and reach.port and reach.node != self.context.node:
-            self.recovery.locate(reach.node, Endpoint(reach.host, reach.port))
+            self.recovery.locate(reach.node, Endpoint(reach.host, reach.port, reach.public_key))
 
     def _targets(self, app: App, targets: Targets, now: float) -> None:
         """The app tells again where a fan-out of its went, which it will now say again."""

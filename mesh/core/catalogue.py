@@ -31,7 +31,7 @@ class AgentEntry(Struct, frozen=True):
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.host, self.port)
+        return Endpoint(self.host, self.port, self.public_key)
 
 
 class Instance(Struct, frozen=True):

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class OpenLink(Struct, frozen=True, tag=True):
-    """Dial ``host:port``; then say ``connected(conn)`` or ``lost(conn)``."""
+    """Dial ``host:port``, where ``public_key`` is expected; then say ``connected(conn)`` or ``lost(conn)``."""
 
     conn: int
     node: str

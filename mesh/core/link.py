@@ -27,6 +27,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from mesh.core.chunks import Chunker
+from mesh.core.identity import Proof
 from mesh.core.liveness import Liveness, LivenessOptions
 from mesh.core.records import BODY_BYTES_MAX, PROTOCOL_MINOR, Goodbye, Hello, Record, Refuse, RefuseReason, Welcome
 from mesh.types import Endpoint
@@ -181,6 +182,7 @@ class Link(Struct):
     counter_out: int = 0
     chunker: Chunker = field(default_factory=Chunker)
     hello: Hello | None = None
+    proof: Proof | None = None
     keep_here: bool = False
     keep_there: bool = False
     draining_there: bool = False

@@ -34,10 +34,11 @@ from mesh.core.draining import Draining
 from mesh.core.effects import CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
 from mesh.core.floors import Floors
 from mesh.core.heat import chosen
+from mesh.core.identity import Identity, Proof
 from mesh.core.ledger import Word
 from mesh.core.link import Link, Phase
 from mesh.core.link_hop import LinkHop
-from mesh.core.peers import Change, Closed, Identity, Opened, Peers, Refused
+from mesh.core.peers import Change, Closed, Opened, Peers, Refused
 from mesh.core.pool import Action, Dial
 from mesh.core.probing import EXIT_DUPLICATE, Probing
 from mesh.core.ranges import to_ranges
@@ -179,6 +180,12 @@ class Node:
         self.state.peers.connected(conn, now)
         self.probing.connected(conn, now)
 
+    def link_proven(self, conn: int, proof: Proof, now: float) -> None:
+        """What the shell made of the certificate in a connection's first message, which comes next."""
+        link = self.state.peers.links.get(conn) or self.probing.link(conn)
+        if link is not None:
+            link.proof = proof
+
     def link_data(self, conn: int, data: bytes | memoryview, now: float) -> None:
         """One message arrived on a link."""
         self.links.data(conn, data, now)
@@ -188,6 +195,11 @@ class Node:
         """A connection is gone, or a dial failed."""
         self._change(self.state.peers.lost(conn, reason, now), now)
         self.probing.lost(conn, reason)
+        self._loop_back(now)
+
+    def trust(self, certificate: bytes, revoked: list[str], now: float) -> None:
+        """From now on show this certificate, and have no link with who connected by one of these public keys."""
+        self._change(self.state.peers.trust(certificate, revoked, now), now)
         self._loop_back(now)
 
     # The matchmaker
@@ -271,6 +283,7 @@ class Node:
         if now - state.swept_at >= self.options.outbox.floor_pull_s:
             state.swept_at = now
             self.floors.sweep(now)
+            self._act(state.pool.leave(state.peers.expired(now), "its certificate has expired"), now)
             state.inbox.forget_idle(CALLER_IDLE_S, now)
         self._loop_back(now)
         self.draining.tick(now)
@@ -315,7 +328,7 @@ class Node:
                     self._change([Closed(action.node, 0, "its address is not known", was_dial=True)], now)
                     continue
                 link = self.state.peers.dial(action.node, now)
-                self.context.effects.append(OpenLink(link.conn, action.node, peer.endpoint.host, peer.endpoint.port))
+                self.context.effects.append(OpenLink(link.conn, action.node, *peer.endpoint))
             else:
                 open_link = self.state.peers.open_link(action.node)
                 if open_link is not None:
@@ -368,7 +381,7 @@ class Node:
         reason, text = refused.refuse.reason, refused.refuse.text
         is_duplicate = reason == RefuseReason.DUPLICATE_NODE
         name, level = _REFUSALS.get(reason, (notes.LINK_REFUSED, Level.WARNING))
-        self.context.note(name, level, peer=refused.node, by_us=int(refused.by_us), why=text)
+        self.context.note(name, level, peer=refused.node, by_us=int(refused.by_us), why=text, conn=refused.conn)
         self.context.effects.append(CloseLink(refused.conn, FAREWELL_S))
         if refused.by_us:
             return

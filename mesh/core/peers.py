@@ -10,9 +10,12 @@ from collections.abc import Container
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mesh.core.catalogue import AgentEntry
+from mesh.core.changes import Change, Closed, Opened, Refused
 from mesh.core.chunks import Chunker
+from mesh.core.identity import Identity, judge
 from mesh.core.link import (
     Event,
     Judgement,
@@ -41,23 +44,13 @@ from mesh.core.records import (
 )
 from mesh.types import Endpoint
 
-__all__ = ["Change", "Closed", "Identity", "Opened", "Peer", "Peers", "Refused"]
+__all__ = ["Change", "Closed", "Opened", "Peer", "Peers", "Refused"]
 
 RTT_PROBE_BEATS = 10
 """Round trips are measured at least once in this many heartbeats, however busy the link is."""
 
 HELD_SHARE = 0.5
 """The part of ``hello_timeout_s`` for which a HELLO is held: its sender began to wait earlier, and must still do."""
-
-
-class Identity(Struct, frozen=True):
-    """Who this node is."""
-
-    node: str
-    fleet: str
-    incarnation: int
-    endpoint: Endpoint
-    certificate: bytes = b""
 
 
 class Peer(Struct):
@@ -74,38 +67,6 @@ class Peer(Struct):
     told: int = 0
     suspected_at: float = 0.0
     condition: Condition = Condition.ALIVE
-
-
-class Opened(Struct, frozen=True):
-    """The link to this peer is open on this connection."""
-
-    node: str
-    conn: int
-
-
-class Closed(Struct, frozen=True):
-    """A connection is over. ``was_open``: it was the peer's link, and what was outstanding on it is lost unless
-    ``orderly``; ``was_dial``: it was our dial to it."""
-
-    node: str
-    conn: int
-    reason: str
-    was_open: bool = False
-    was_dial: bool = False
-    orderly: bool = False
-
-
-class Refused(Struct, frozen=True):
-    """A connection is over because one end refused it. ``by_us``: we did."""
-
-    node: str
-    conn: int
-    refuse: Refuse
-    by_us: bool
-    was_dial: bool = False
-
-
-Change = Opened | Closed | Refused
 
 
 class Peers(Struct):
@@ -267,6 +228,9 @@ class Peers(Struct):
 
     def hello(self, link: Link, hello: Hello, admitted: bool, now: float) -> list[Change]:
         """Take a HELLO; ``admitted``: whether the budget has a place for this peer's link."""
+        problem = self.unproven(link, hello.node)
+        if problem:
+            return [self.refuse(link, hello.node, Refuse(int(RefuseReason.SECURITY), problem), now)]
         peer = self.peers.get(hello.node) or Peer(hello.node)
         incumbent = self.links[peer.link] if peer.link is not None else None
         held = self.links[peer.held].hello if peer.held is not None else None
@@ -305,6 +269,7 @@ class Peers(Struct):
 
     def refuse(self, link: Link, node: str, refuse: Refuse, now: float) -> Refused:
         """Turn a connection away with the reason; it closes once that has left."""
+        refuse.certificate = self.identity.certificate
         link.out.append(refuse)
         link.peer = node
         self.parting.append(link)
@@ -325,13 +290,16 @@ class Peers(Struct):
         link.protocol = min(PROTOCOL_MINOR, hello.protocol_max)
         link.keep_there = hello.persistent
         self.say(link, Welcome(protocol=link.protocol, **self._terms(self._number(link))))
-        peer.endpoint = Endpoint(hello.host, hello.port)
+        peer.endpoint = Endpoint(hello.host, hello.port, link.proof.certified if link.proof is not None else "")
         return [*changes, self._opened(link, peer, hello, now)]
 
     def welcome(self, link: Link, welcome: Welcome, now: float) -> list[Change]:
         """Take the answer to our HELLO."""
         peer = self.peer(link.peer)
+        problem = self.unproven(link, link.peer)
         refuse = judge_welcome(welcome, meant=link.peer, fleet=self.identity.fleet, seen=peer.seen)
+        if problem:
+            refuse = Refuse(int(RefuseReason.SECURITY), problem)
         if refuse is not None:
             link.out.append(refuse)
             self.parting.append(link)
@@ -372,6 +340,9 @@ class Peers(Struct):
 
     def refused(self, link: Link, refuse: Refuse, now: float) -> list[Change]:
         """The other end turned our dial away, or found our welcome to be of the past."""
+        problem = self.unproven(link, link.peer)
+        if problem:
+            return self.lost(link.conn, f"refused ({refuse.text}), but {problem}", now)
         closed = self._close(link, Event.REFUSED, refuse.text, now)
         change = Refused(link.peer, link.conn, refuse, by_us=False, was_dial=closed.was_dial)
         return [*([closed] if closed.was_open else []), change, *self._unhold(link.peer, now)]
@@ -383,6 +354,26 @@ class Peers(Struct):
             return []
         link = self.links[peer.held]
         return self._welcome(link, now)
+
+    # Who is to be believed
+
+    def unproven(self, link: Link, node: str) -> str:
+        """Return why whoever is at the other end is not proven to be a node, or an empty string."""
+        return judge(link.proof, node) if self.identity.endpoint.public_key else ""
+
+    def trust(self, certificate: bytes, revoked: list[str], now: float) -> list[Change]:
+        """Show this certificate from now on, and end every connection that was made by one of these public keys."""
+        self.identity = replace(self.identity, certificate=certificate)
+        changes: list[Change] = []
+        for link in list(self.links.values()):
+            if link.conn in self.links and link.proof is not None and link.proof.key in revoked:
+                changes += self.lost(link.conn, f"the key of {link.proof.node!r} was revoked", now)
+        return changes
+
+    def expired(self, now: float) -> list[str]:
+        """Return the nodes whose open links stand on certificates that have expired."""
+        open_links = [link for link in self.links.values() if link.phase is Phase.OPEN]
+        return [link.peer for link in open_links if link.proof is not None and link.proof.until <= now]
 
     # Life
 

@@ -12,6 +12,7 @@ Every method that decides returns the actions to carry out, and has already rese
 """
 
 import enum
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
@@ -162,6 +163,12 @@ class Pool(Struct):
     def closing(self, node: str) -> None:
         """The link to this node is saying goodbye."""
         self.slots[node].state = State.CLOSING
+
+    def leave(self, nodes: Sequence[str], reason: str) -> list[Action]:
+        """Have the links to these nodes say goodbye."""
+        for node in nodes:
+            self.closing(node)
+        return [Close(node, reason) for node in nodes]
 
     def closed(
         self, node: str, options: PoolOptions, now: float, rng: Rng, *, broken: bool, pause_s: float = 0.0

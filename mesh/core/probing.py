@@ -127,7 +127,7 @@ class Probing:
         me, namesakes = self.peers.identity, self.probes.namesakes
         if namesakes.unanswered:
             return
-        others = [entry for entry in entries if entry.endpoint != me.endpoint][:NAMESAKES_MAX]
+        others = [entry for entry in entries if entry.endpoint[:2] != me.endpoint[:2]][:NAMESAKES_MAX]
         namesakes.unanswered, namesakes.ruling = len(others), Ruling.ENTER
         for entry in others:
             self._dial(me.node, entry.endpoint, now, entry=entry)
@@ -168,7 +168,12 @@ class Probing:
         self.peers.next_conn += 1
         link = Link(conn, True, Phase.DIALLING, node, now, Liveness(now, now), self.peers.terms)
         self.probes.under_way[conn] = Probe(link, endpoint, asker, entry)
-        self.context.effects.append(OpenLink(conn, node, endpoint.host, endpoint.port))
+        self.context.effects.append(OpenLink(conn, node, *endpoint))
+
+    def link(self, conn: int) -> Link | None:
+        """Return the link of a probe."""
+        probe = self.probes.under_way.get(conn)
+        return probe.link if probe is not None else None
 
     def connected(self, conn: int, now: float) -> None:
         """A dial reached somebody: ask who it is."""
@@ -182,13 +187,15 @@ class Probing:
         self.peers.parting.append(probe.link)
 
     def data(self, conn: int, data: bytes | memoryview) -> None:
-        """Somebody answers; what is not REFUSE is no answer."""
-        if conn not in self.probes.under_way:
+        """Somebody answers; what is not REFUSE is no answer, nor is that of somebody who is not proven."""
+        link = self.link(conn)
+        if link is None:
             return
         try:
             (record,) = decode(data).records
-            refuse = record if isinstance(record, Refuse) else None
-            self._over(conn, refuse, f"it answered with {type(record).__name__}")
+            problem = self.peers.unproven(link, link.peer)
+            refuse = record if isinstance(record, Refuse) and not problem else None
+            self._over(conn, refuse, problem or f"it answered with {type(record).__name__}")
         except (ProtocolError, ValueError) as error:
             self._over(conn, None, f"it does not speak the protocol: {error}"[:500])
 

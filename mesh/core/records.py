@@ -145,12 +145,14 @@ class Welcome(_Wire, tag=2):
 
 
 class Refuse(_Wire, tag=3):
-    """Either end, instead of a welcome; the connection closes. ``greater`` is the incarnation to exceed."""
+    """Either end, instead of a welcome; the connection closes. ``greater`` is the incarnation to exceed. On the peer
+    hop the refuser shows its certificate: whoever is not proven has its refusal taken for a dial that failed."""
 
     reason: U16
     text: Text
     greater: U63 = 0
     retry_after_ms: Millis = 0
+    certificate: Blob = b""
 
 
 class Ping(_Wire, tag=4):
@@ -256,8 +258,8 @@ class Unserve(_Wire, tag=20):
 
 class Reach(_Wire, tag=21):
     """Agent → app, before the first record of the app goes to the serving ``session`` of ``node`` (0: a fan-out, to all
-    of them), whose agent is at ``host`` and ``port``; replayed by the app to a new agent. ``over``: nothing of
-    the app is there any more."""
+    of them), whose agent is at ``host`` and ``port`` with ``public_key``; replayed by the app to a new agent.
+    ``over``: nothing of the app is there any more."""
 
     node: Node
     incarnation: U63
@@ -265,6 +267,7 @@ class Reach(_Wire, tag=21):
     host: Host = ""
     port: U16 = 0
     over: bool = False
+    public_key: Name = ""
 
 
 class Request(_Wire, tag=32):

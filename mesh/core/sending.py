@@ -126,8 +126,8 @@ class Sending:
             identity = self.state.peers.identity
             node, serving = target
             endpoint = identity.endpoint if node == identity.node else self.state.peers.peer(node).endpoint
-            host, port = (endpoint.host, endpoint.port) if endpoint is not None else ("", 0)
-            self.context.tell(app, Reach(node, incarnation, serving, host, port))
+            host, port, public_key = endpoint if endpoint is not None else ("", 0, "")
+            self.context.tell(app, Reach(node, incarnation, serving, host, port, public_key=public_key))
 
     def flush_queue(self, node: str, now: float) -> None:
         """Send what waits for the link to a node, as far as its window goes."""

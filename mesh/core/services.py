@@ -8,7 +8,7 @@ A session that says GOODBYE is answered when its callers have settled what it ha
 """
 
 from mesh.core import notes
-from mesh.core.catalogue import AgentEntry, Health, Instance
+from mesh.core.catalogue import Health, Instance
 from mesh.core.context import Context
 from mesh.core.effects import Level, Register, Renew, Withdraw
 from mesh.core.inbox import Service, Stage
@@ -58,8 +58,7 @@ class Services:
         return instance.topic_key
 
     def _instance(self, app: App, service: Service, health: Health = Health.PASSING) -> Instance:
-        me = self.state.peers.identity
-        agent = AgentEntry(me.node, me.endpoint.host, me.endpoint.port, me.incarnation)
+        agent = self.state.peers.identity.entry
         return Instance(app.namespace, service.topic, service.server, app.session, agent, health)
 
     def unserve(self, app: App, record: Unserve, now: float) -> None:

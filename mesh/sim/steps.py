@@ -13,8 +13,8 @@ from mesh.client.session import Session
 from mesh.core.catalogue import Health, Snapshot
 from mesh.core.context import NodeOptions, State
 from mesh.core.effects import CloseApp, CloseLink, Effect, OpenLink, Register, Renew, Stop, Unwatch, Watch, Withdraw
+from mesh.core.identity import Identity
 from mesh.core.node import Node
-from mesh.core.peers import Identity
 from mesh.core.records import Kind as RequestKind
 from mesh.core.records import Reply, Request, Status
 from mesh.core.session import Credentials

@@ -39,8 +39,8 @@ from mesh.core.effects import (
     Unwatch,
     Watch,
 )
+from mesh.core.identity import Identity
 from mesh.core.node import Node
-from mesh.core.peers import Identity
 from mesh.core.rng import Rng
 from mesh.core.session import Credentials
 from mesh.sim.describe import describe

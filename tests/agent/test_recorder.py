@@ -13,8 +13,8 @@ from mesh.agent.recorder import RECORDER_PAUSED, RECORDING_FAILED, RECORDING_WRI
 from mesh.config.options import RecorderOptions
 from mesh.core.codec import encode
 from mesh.core.context import NodeOptions
+from mesh.core.identity import Identity
 from mesh.core.node import Node
-from mesh.core.peers import Identity
 from mesh.core.recording import name_of, read
 from mesh.core.records import AppHello, Flag, Ping, Request
 from mesh.core.session import Credentials

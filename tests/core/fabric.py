@@ -7,10 +7,10 @@ from mesh.core.chunks import Chunker
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
 from mesh.core.effects import Note
+from mesh.core.identity import Identity
 from mesh.core.link import Link, LinkOptions, Phase
 from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
-from mesh.core.peers import Identity
 from mesh.core.pool import PoolOptions
 from mesh.core.pool import State as SlotState
 from mesh.core.records import (

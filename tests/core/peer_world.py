@@ -7,9 +7,10 @@ broken with or without what was on its way. What is checked after every step is 
 from msgspec import Struct, field
 
 from mesh.core.codec import decode, encode
+from mesh.core.identity import Identity
 from mesh.core.link import LinkOptions, Phase
 from mesh.core.liveness import LivenessOptions
-from mesh.core.peers import Change, Closed, Identity, Peers, Refused
+from mesh.core.peers import Change, Closed, Peers, Refused
 from mesh.core.records import (
     Goodbye,
     Hello,

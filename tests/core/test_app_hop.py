@@ -7,10 +7,10 @@ from mesh.core.catalogue import Health
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
 from mesh.core.effects import CloseApp, FindAgents, Inquire, Note, OpenLink
+from mesh.core.identity import Identity
 from mesh.core.link import LinkOptions
 from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
-from mesh.core.peers import Identity
 from mesh.core.records import (
     BODY_INLINE_MAX,
     Answer,

@@ -5,9 +5,10 @@ from msgspec import msgpack
 from mesh.core.context import RANGES_MAX, Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
 from mesh.core.effects import Level, Note
+from mesh.core.identity import Identity
 from mesh.core.link import Link, LinkOptions, Phase
 from mesh.core.liveness import Liveness, LivenessOptions
-from mesh.core.peers import Identity, Peers
+from mesh.core.peers import Peers
 from mesh.core.records import Chunk, Ping, Reply, Request, Status
 from mesh.core.rng import Rng
 from mesh.core.session import App
