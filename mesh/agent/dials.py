@@ -39,19 +39,18 @@ _FAILED = int(
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
     | zmq.Event.HANDSHAKE_FAILED_AUTH
 )
+_ABSENT = "nobody answers there, or nothing leads there"
 _STRANGER = "what is there broke off before it had shown that it speaks ZeroMQ"
-_WHY = {
-    int(zmq.Event.HANDSHAKE_FAILED_NO_DETAIL): _STRANGER,
-    int(zmq.Event.HANDSHAKE_FAILED_PROTOCOL): _STRANGER,
-    int(zmq.Event.HANDSHAKE_FAILED_AUTH): "it does not let this agent in",
-}
+_OTHER_KEY = "its handshake failed: there is no agent with the key that the catalogue names, or its CURVE is off"
+_KEPT_OUT = "it does not let this agent in: this agent's key was revoked, or its ZAP handler is gone"
 
 
 class _Dial:
     """One DEALER and, until it is connected, its monitor."""
 
-    def __init__(self, conn: int, dealer: ZmqSocket) -> None:
+    def __init__(self, conn: int, endpoint: Endpoint, dealer: ZmqSocket) -> None:
         self.conn = conn
+        self.endpoint = endpoint
         self.dealer = dealer
         self.monitor: ZmqSocket | None = None
         self.watcher: Any = None
@@ -72,16 +71,27 @@ class Dials:
         """Dial an address, no name: looking one up would hold up all links. Tells ``connected`` or ``lost``."""
         try:
             ipaddress.ip_address(endpoint.host)
+            if self.options.keys is not None and not endpoint.public_key:
+                raise ValueError("its public key is not known: is CURVE off there?")
             dealer = make_socket(self.context, zmq.DEALER, self.options)
+            if self.options.keys is not None:
+                dealer.setsockopt_string(zmq.CURVE_SERVERKEY, endpoint.public_key)
+                dealer.setsockopt_string(zmq.CURVE_PUBLICKEY, self.options.keys.public_key)
+                dealer.setsockopt_string(zmq.CURVE_SECRETKEY, self.options.keys.secret_key)
             dealer.setsockopt(zmq.IMMEDIATE, 1)
             dealer.setsockopt(zmq.RECONNECT_IVL, -1)
             dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(self.options.hello_timeout_s * 1000))
-            dial = self.dials[conn] = _Dial(conn, dealer)
+            dial = self.dials[conn] = _Dial(conn, endpoint, dealer)
             dial.monitor = make_monitor(self.context, dealer, _CONNECTED | _FAILED)
             dial.watcher = watch(dial.monitor, lambda: self._follow(dial))
             dealer.connect(f"tcp://{endpoint}")
-        except (ValueError, zmq.ZMQError) as error:
+        except (ValueError, zmq.ZMQError) as error:  # a key that is none is an error of ZeroMQ's
             self.loop.run_callback(self._lost, conn, f"cannot dial {endpoint}: {error}")
+
+    def address_of(self, conn: int) -> str:
+        """Return what was dialled, or an empty string."""
+        dial = self.dials.get(conn)
+        return str(dial.endpoint) if dial is not None else ""
 
     def send(self, conn: int, data: bytes) -> None:
         """Give a batch to a connection; one that is gone is told of as lost, and takes nothing."""
@@ -130,7 +140,14 @@ class Dials:
                 dial.watcher = watch(dial.dealer, lambda: self._read(dial))
                 self.events.connected(dial.conn)
             else:
-                self._lost(dial.conn, f"dial failed: {_WHY.get(event, 'nobody answers there, or nothing leads there')}")
+                self._lost(dial.conn, f"dial failed: {self._why(event)}")
+
+    def _why(self, event: int) -> str:
+        if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
+            return _KEPT_OUT
+        if event in (zmq.Event.HANDSHAKE_FAILED_NO_DETAIL, zmq.Event.HANDSHAKE_FAILED_PROTOCOL):
+            return _OTHER_KEY if self.options.keys is not None else _STRANGER
+        return _ABSENT
 
     def _read(self, dial: _Dial) -> None:
         for _ in range(READS_PER_TURN):

@@ -37,6 +37,7 @@ from mesh.agent.zeromq import (
     next_event,
     watch,
 )
+from mesh.security.zap import DOMAIN
 from mesh.types import Endpoint
 
 __all__ = ["Inbounds"]
@@ -47,6 +48,11 @@ MONITOR_READS_PER_TURN = 4096
 _SEND_MORE = NOBLOCK | int(zmq.SNDMORE)
 _ACCEPTED = int(zmq.Event.ACCEPTED)
 _DISCONNECTED = int(zmq.Event.DISCONNECTED)
+_MISFIT = "its handshake failed: it has no key, or a revoked one, or it means another key than this agent's"
+_STRANGER = "its handshake failed: it does not speak ZeroMQ, or speaks CURVE, which is off here"
+_FAILED = int(
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
 
 
 class _Inbound:
@@ -88,11 +94,17 @@ class Inbounds:
         self.loop = get_hub().loop
         self.router = make_socket(context, zmq.ROUTER, options)
         self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.monitor = make_monitor(context, self.router, _ACCEPTED | _DISCONNECTED)
+        if options.keys is not None:
+            self.router.setsockopt(zmq.CURVE_SERVER, 1)
+            self.router.setsockopt_string(zmq.CURVE_SECRETKEY, options.keys.secret_key)
+            self.router.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+            self.router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self.monitor = make_monitor(context, self.router, _ACCEPTED | _DISCONNECTED | _FAILED)
         self.by_fd: dict[int, _Inbound] = {}
         self.by_conn: dict[int, _Inbound] = {}
         self.conns: dict[bytes, int] = {}
         self.departing: dict[_Inbound, str] = {}
+        self.handshake_failed = ""
         self.sent = False
         self.twin = _Twin()
         self.watchers = [watch(self.router, self._read), watch(self.monitor, self._read_monitor)]
@@ -118,6 +130,11 @@ class Inbounds:
         except zmq.ZMQError as error:
             self._departs(inbound, f"connection lost ({error})")
         return True
+
+    def address_of(self, conn: int) -> str:
+        """Return where a connection comes from, or an empty string."""
+        inbound = self.by_conn.get(conn)
+        return str(inbound) if inbound is not None else ""
 
     def settle(self) -> None:
         """After sends: read what came in meanwhile, for no descriptor will stir for it again."""
@@ -199,7 +216,7 @@ class Inbounds:
             if inbound.conn in self.by_conn:
                 self._evict(inbound, "its descriptor was taken for another's")
             return None
-        conn = inbound.conn = self.events.accepted()
+        conn = inbound.conn = self.events.accepted(_user(frame) if self.options.keys is not None else "")
         inbound.routing_id = routing_id
         inbound.ends_at = inf
         self.conns[routing_id] = conn
@@ -216,8 +233,11 @@ class Inbounds:
             event, fd = told
             if event == _ACCEPTED:
                 self.by_fd[fd] = _Inbound(fd, self.twin.peer_of(fd), self.clock() + self.options.hello_timeout_s)
-            else:
+            elif event == _DISCONNECTED:
                 self._left(fd)
+                self.handshake_failed = ""
+            else:  # it is told just before the connection's end
+                self.handshake_failed = _MISFIT if self.options.keys is not None else _STRANGER
         self._bound_unproven(self.options.inbound_unproven_max, "inbound_unproven_max")
 
     def _bound_unproven(self, most: int, why: str) -> None:
@@ -232,7 +252,7 @@ class Inbounds:
         if inbound is None:
             return
         if inbound.conn is None:
-            self.events.evicted("it left before it said anything", str(inbound))
+            self.events.evicted(self.handshake_failed or "it left before it said anything", str(inbound))
         elif inbound.conn in self.by_conn:
             self._departs(inbound, "connection lost")
 
@@ -277,6 +297,11 @@ def _source(frame: zmq.Frame) -> int:
         return int(frame.get(zmq.SRCFD))
     except zmq.ZMQError:
         return -1
+
+
+def _user(frame: zmq.Frame) -> str:
+    """Return the key that ZAP's verdict named."""
+    return str(frame.get("User-Id"))
 
 
 class _Twin:

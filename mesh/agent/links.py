@@ -7,6 +7,7 @@ import zmq
 
 from mesh.agent.dials import Dials
 from mesh.agent.inbound import Inbounds
+from mesh.agent.zap import Zap
 from mesh.agent.zeromq import Context, LinkEvents, LinksOptions
 from mesh.types import Endpoint
 
@@ -29,8 +30,13 @@ class Links:
         self.context: Context = zmq.Context()
         sockets_max = SOCKETS_PER_LINK * options.links_max + 64
         self.context.set(zmq.MAX_SOCKETS, min(sockets_max, self.context.get(zmq.SOCKET_LIMIT)))
+        self.zap = Zap(self.context, events.evicted) if options.keys is not None else None
         self.inbounds = Inbounds(self.context, listeners, events, options, clock)
         self.dials = Dials(self.context, events, options)
+
+    def address_of(self, conn: int) -> str:
+        """Return where the other end of a connection is, as the kernel sees it; empty if that is over."""
+        return self.inbounds.address_of(conn) or self.dials.address_of(conn)
 
     def open(self, conn: int, endpoint: Endpoint) -> None:
         """Dial; tells ``connected`` or ``lost``."""
@@ -60,4 +66,6 @@ class Links:
         """End everything; what was sent has ``linger_s`` to leave."""
         self.dials.close_all(linger_s)
         self.inbounds.close_all(linger_s)
+        if self.zap is not None:
+            self.zap.close()
         self.context.destroy(int(linger_s * 1000))

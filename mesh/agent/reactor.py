@@ -14,6 +14,7 @@ import random
 import resource
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,18 +25,19 @@ from gevent.event import Event
 
 from mesh.agent import logs
 from mesh.agent.exits import Exit
+from mesh.agent.guard import Guard
 from mesh.agent.incarnation import raise_incarnation
 from mesh.agent.ipc import AppEvents, Apps, AppsOptions
 from mesh.agent.links import LinkEvents, Links, LinksOptions
 from mesh.agent.poison import Poison
 from mesh.agent.process import READY, pulse
 from mesh.agent.recorder import Recorder
+from mesh.agent.reloading import Reloading
 from mesh.agent.spooler import Spooler
 from mesh.agent.supervisor import Inherited
 from mesh.agent.watcher import Watcher
 from mesh.config import Config
 from mesh.core import notes
-from mesh.core.catalogue import AgentEntry
 from mesh.core.effects import (
     Claim,
     CloseApp,
@@ -53,10 +55,12 @@ from mesh.core.effects import (
     Watch,
     Withdraw,
 )
-from mesh.core.identity import Identity
+from mesh.core.identity import Identity, Proof
 from mesh.core.ledger import Word
 from mesh.core.node import Node
+from mesh.errors import ConfigError
 from mesh.matchmaker.base import Matchmaker, MatchmakerError
+from mesh.security.store import NodeKeys
 from mesh.types import Endpoint
 
 __all__ = ["Reactor", "run"]
@@ -66,6 +70,9 @@ REACTOR_FAILED = "reactor_failed"
 APPS_FULL = "apps_full"
 INCARNATION_REFUSED = "incarnation_refused"
 
+REFUSALS_MAX = 32
+"""The latest connections that came to nothing, kept for the status."""
+
 LAST_WORDS_S = 0.5
 """How long what was said last has to leave when the reactor ends."""
 
@@ -73,7 +80,14 @@ LAST_WORDS_S = 0.5
 class Reactor:
     """One agent's working half, from the supervisor's fork to its exit status."""
 
-    def __init__(self, config: Config, inherited: Inherited, matchmaker: Matchmaker, note: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        keys: NodeKeys | None,
+        inherited: Inherited,
+        matchmaker: Matchmaker,
+        note: Callable[..., None],
+    ) -> None:
         self.config = config
         self.inherited = inherited
         self.note = note
@@ -84,18 +98,26 @@ class Reactor:
         self.flush_due = False
         self.armed_for = self.lag_s = 0.0
         options = config.node_options
-        identity = self._identity()
+        identity = self._identity(keys)
         node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock(), owner_uid=os.geteuid())
         self.recorder = Recorder(node, config.recorder, inherited.data_dir / "recordings", note, self.clock)
         self.node = self.recorder.node
+        self.refusals: deque[dict[str, object]] = deque(maxlen=REFUSALS_MAX)
+        self.guard: Guard | None = None
+        if keys is not None:
+            self.guard = Guard(config, keys, self.clock, note, self._link_proven, self._trust, self._restart)
+        readers = {"keys": self.guard.read} if self.guard is not None else {}
+        self.reloading = Reloading(readers, in_thread, note)
+        link_data = self._link_data if self.guard is None else self._guarded_data
         self.links = Links(
             inherited.link_listeners,
-            LinkEvents(self._link_accepted, self._link_data, self._link_connected, self._link_lost, self._evicted),
+            LinkEvents(self._link_accepted, link_data, self._link_connected, self._link_lost, self._evicted),
             LinksOptions(
                 links_max=options.pool.links_max,
                 hello_timeout_s=options.link.hello_timeout_s,
                 inbound_unproven_max=config.agent.inbound_unproven_max,
                 reap_after_s=max(10.0, 3 * options.liveness.dead_after_s),
+                keys=keys.secret if keys is not None else None,
             ),
             self.clock,
         )
@@ -114,7 +136,7 @@ class Reactor:
         )
         self.watcher = Watcher(
             matchmaker,
-            AgentEntry(identity.node, *identity.endpoint, identity.incarnation),
+            identity.entry,
             config.fleet,
             config.watcher_options,
             inherited.data_dir,
@@ -126,8 +148,8 @@ class Reactor:
         self.spooler = self._make_spooler()
         self.timer = self.loop.timer(0.0)
         self.carriers: dict[type, Callable[[Any], None]] = {
-            OpenLink: lambda effect: self.links.open(effect.conn, Endpoint(effect.host, effect.port)),
-            CloseLink: lambda effect: self.links.close(effect.conn, effect.linger_s),
+            OpenLink: self._open_link,
+            CloseLink: self._close_link,
             CloseApp: lambda effect: self.apps.close(effect.app),
             Watch: lambda effect: self.watcher.watch(effect.topic, fresh=effect.fresh),
             Unwatch: lambda effect: self.watcher.unwatch(effect.topic),
@@ -137,14 +159,15 @@ class Reactor:
             Renew: lambda effect: self.watcher.renew(effect.instance, effect.health, effect.text),
             Withdraw: lambda effect: self.watcher.withdraw(effect.instance),
             Spool: self._spool,
-            Note: lambda effect: self.note(effect.name, effect.level, **effect.facts),
+            Note: self._note,
             Inquire: lambda effect: gevent.spawn(self._answer, effect),
             Stop: self._stop,
         }
 
-    def _identity(self) -> Identity:
-        endpoint = self.config.endpoint(self.inherited.link_listeners)
-        return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint)
+    def _identity(self, keys: NodeKeys | None) -> Identity:
+        public_key, certificate = (keys.secret.public_key, keys.shown) if keys is not None else ("", b"")
+        endpoint = self.config.endpoint(self.inherited.link_listeners, public_key)
+        return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint, certificate)
 
     def _make_spooler(self) -> Spooler | None:
         spool = self.config.make_spool(self.inherited.data_dir)
@@ -155,6 +178,10 @@ class Reactor:
         get_hub().handle_error = self._failed
         drain = self.loop.signal(signal.SIGTERM)
         drain.start(self._drain)
+        reload = self.loop.signal(signal.SIGHUP)
+        reload.start(lambda: gevent.spawn(self.reloading.reload))
+        if self.guard is not None:
+            self._trust(self.guard.keys)
         for session in self._poison().shut_out():
             self.node.shut_out(session, self.clock())
         self.watcher.start()
@@ -198,6 +225,8 @@ class Reactor:
             matchmaker={"kind": self.config.matchmaker_kind, **self.watcher.facts()},
             socket=str(self.config.socket_path),
             preset=self.config.preset,
+            security=self.guard.facts() if self.guard is not None else {"curve": False},
+            refused=list(self.refusals),
         )
 
     # What comes in
@@ -232,18 +261,31 @@ class Reactor:
         self.node.app_died(session, self.clock())
         self._flush_soon()
 
-    def _link_accepted(self) -> int:
-        return self.node.link_accepted(self.clock())
+    def _link_accepted(self, key: str) -> int:
+        conn = self.node.link_accepted(self.clock())
+        if self.guard is not None:
+            self.guard.expect(conn, key)
+        return conn
+
+    def _link_proven(self, conn: int, proof: Proof) -> None:
+        self.node.link_proven(conn, proof, self.clock())
 
     def _link_connected(self, conn: int) -> None:
         self.node.link_connected(conn, self.clock())
         self._flush_soon()
+
+    def _guarded_data(self, conn: int, data: Any) -> None:
+        assert self.guard is not None
+        self.guard.look(conn, data)
+        self._link_data(conn, data)
 
     def _link_data(self, conn: int, data: Any) -> None:
         self.node.link_data(conn, data, self.clock())
         self._flush_soon()
 
     def _link_lost(self, conn: int, reason: str) -> None:
+        if self.guard is not None:
+            self.guard.forget(conn)
         self.node.link_lost(conn, reason, self.clock())
         self._flush_soon()
 
@@ -252,6 +294,11 @@ class Reactor:
 
     def _evicted(self, why: str, address: str) -> None:
         self.note(notes.INBOUND_EVICTED, Level.WARNING, why=why, address=address)
+        self._remember_refusal("?", address, why)
+
+    def _remember_refusal(self, peer: object, address: str, why: object) -> None:
+        """Keep, for the status, who was turned away or did not get through a handshake."""
+        self.refusals.append({"at": round(time.time(), 3), "peer": peer, "address": address, "why": why})
 
     def _snapshot(self, snapshot: Any) -> None:
         self.node.snapshot(snapshot, self.clock())
@@ -324,9 +371,43 @@ class Reactor:
             self.recorder.crashed(why)
         self.stopped.set()
 
+    # What the node decided is carried out
+
+    def _open_link(self, effect: OpenLink) -> None:
+        if self.guard is not None:
+            self.guard.expect(effect.conn, effect.public_key)
+        self.links.open(effect.conn, Endpoint(effect.host, effect.port, effect.public_key))
+
+    def _close_link(self, effect: CloseLink) -> None:
+        if self.guard is not None:
+            self.guard.forget(effect.conn)
+        self.links.close(effect.conn, effect.linger_s)
+
+    def _note(self, effect: Note) -> None:
+        facts = effect.facts
+        if effect.name in (notes.LINK_REFUSED, notes.DIAL_FAILED):
+            address = facts.get("address") or self.links.address_of(int(facts["conn"]))
+            self._remember_refusal(facts["peer"], str(address), facts["why"])
+        self.note(effect.name, effect.level, **facts)
+
+    def _trust(self, keys: NodeKeys) -> None:
+        """Believe, and show, what these keys say."""
+        revoked = list(keys.revocations.keys)
+        if self.links.zap is not None:
+            self.links.zap.revoked = frozenset(revoked)
+        self.node.trust(keys.shown, revoked, self.clock())
+        self._flush_soon()
+
+    def _restart(self, why: str) -> None:
+        """Have the supervisor start another reactor at once, which reads everything anew; apps and peers resume."""
+        self._stop(Stop(int(Exit.AGAIN), why))
+
     def _answer(self, inquire: Inquire) -> None:
         """Answer what only the shell knows."""
-        if inquire.what == "recorder_dump":
+        if inquire.what == "reload":
+            ok, told = self.reloading.reload()
+            body = msgspec.json.encode(told) if ok else str(told).encode()
+        elif inquire.what == "recorder_dump":
             ok, text = self.recorder.asked(in_thread)
             body = msgspec.json.encode({"path": text}) if ok else text.encode()
         else:
@@ -373,8 +454,9 @@ def run(config: Config, inherited: Inherited) -> int:
     """Be a reactor: return the exit status, see `exits`."""
     note = logs.make_note(node=config.node_id)
     try:
+        keys = config.load_keys(time.time())
         matchmaker = config.make_matchmaker()
-    except MatchmakerError as error:
+    except (ConfigError, MatchmakerError) as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.UNAVAILABLE), why=str(error))
         return Exit.UNAVAILABLE
-    return Reactor(config, inherited, matchmaker, note).run()
+    return Reactor(config, keys, inherited, matchmaker, note).run()

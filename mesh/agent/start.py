@@ -4,6 +4,7 @@ import argparse
 import logging
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     told = parser.parse_args(arguments)
     try:
         config = load(told.config)
+        config.load_keys(time.time())
     except ConfigError as error:
         sys.stderr.write(f"mesh agent: {error}\n")
         return Exit.CONFIGURATION

@@ -16,6 +16,7 @@ from gevent import get_hub
 from msgspec import Struct
 
 from mesh.core.codec import FRAME_BYTES_MAX
+from mesh.security.keys import NodeSecret
 
 __all__ = [
     "NOBLOCK",
@@ -48,21 +49,24 @@ Context = zmq.Context[ZmqSocket]
 
 
 class LinksOptions(Struct, frozen=True):
-    """What the sockets need to know; times in seconds. ``reap_after_s``: ZeroMQ's own heartbeat, for dead machines."""
+    """What the sockets need to know; times in seconds. ``reap_after_s``: ZeroMQ's own heartbeat, for dead machines.
+    ``keys``: the pair by which all links are secured, if they are."""
 
     links_max: int
     hello_timeout_s: float
     inbound_unproven_max: int
     reap_after_s: float
+    keys: NodeSecret | None = None
 
 
 class LinkEvents(Struct, frozen=True):
-    """Whom to tell: of a new connection (returns its number), of data, of a dial that stands, of a loss and why.
+    """Whom to tell: of a new connection and the public key of its handshake (returns its number), of data, of a dial
+    that stands, of a loss and why.
 
     ``evicted``: why a connection that came in was ended here, or left before it said anything, and where it came from.
     """
 
-    accepted: Callable[[], int]
+    accepted: Callable[[str], int]
     data: Callable[[int, bytes], None]
     connected: Callable[[int], None]
     lost: Callable[[int, str], None]

@@ -24,6 +24,7 @@ from mesh.config.options import (
     Key,
     MatchmakerOptions,
     RecorderOptions,
+    SecurityOptions,
     SpoolOptions,
     WatcherOptions,
     default_of,
@@ -42,15 +43,16 @@ from mesh.types import Endpoint
 
 if TYPE_CHECKING:
     from mesh.matchmaker.consul import ConsulOptions
+    from mesh.security.store import NodeKeys
 
 __all__ = ["Config", "Row", "explain", "load"]
 
 WATCHDOG_LEAST_S = 5.0
 
 _NODE_ID, _SOCKET, _DATA_DIR = ("agent", "node_id"), ("agent", "socket"), ("agent", "data_dir")
-_SQLITE_PATH = ("matchmaker.sqlite", "path")
+_SQLITE_PATH, _KEYS_DIR = ("matchmaker.sqlite", "path"), ("security", "keys_dir")
 _PATHS = (
-    *(_DATA_DIR, _SOCKET, _SQLITE_PATH),
+    *(_DATA_DIR, _SOCKET, _SQLITE_PATH, _KEYS_DIR),
     *((CONSUL, name) for name in ("token_file", "ca_file", "certificate_file", "key_file")),
 )
 _VARIABLES = {_NODE_ID: "MESH_NODE_ID", _SOCKET: "MESH_SOCKET"}
@@ -67,6 +69,7 @@ class Config(Struct, frozen=True, kw_only=True):
     preset: str
     agent: AgentOptions
     node_options: NodeOptions
+    security: SecurityOptions
     recorder: RecorderOptions
     matchmaker: MatchmakerOptions
     watcher_options: WatcherOptions
@@ -124,9 +127,18 @@ class Config(Struct, frozen=True, kw_only=True):
             agent.descriptors_reserve,
         )
 
-    def endpoint(self, listeners: Sequence[socket]) -> Endpoint:
-        """Return what peers dial when these sockets listen."""
-        return Endpoint(self.agent.advertise, self.agent.advertise_port or listeners[0].getsockname()[1])
+    def endpoint(self, listeners: Sequence[socket], public_key: str = "") -> Endpoint:
+        """Return what peers dial when these sockets listen, and the key that they are to expect there."""
+        port = self.agent.advertise_port or listeners[0].getsockname()[1]
+        return Endpoint(self.agent.advertise, port, public_key)
+
+    def load_keys(self, unix_s: float) -> "NodeKeys | None":
+        """Return what secures this agent's links, None if nothing is to; raises ConfigError that says what to do."""
+        if not self.security.curve:
+            return None
+        from mesh.security import store
+
+        return store.load(Path(self.security.keys_dir), self.node_id, self.fleet, unix_s)
 
     def make_matchmaker(self) -> Matchmaker:
         """Return a new matchmaker of the configured kind; raises MatchmakerError."""
@@ -216,7 +228,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, mach
 
 def explain(config: Config) -> list[Row]:
     """Return every option that counts, in the order of the sections, secrets as ``***``."""
-    whole = (config.agent, config.recorder, config.matchmaker, config.watcher_options, config.sqlite)
+    whole = (config.agent, config.security, config.recorder, config.matchmaker, config.watcher_options, config.sqlite)
     parts: dict[type[Struct], Any] = {type(part): part for part in (*whole, config.spool, config.dead)}
     parts |= {option.type: getattr(config.node_options, option.name) for option in fields(NodeOptions)}
     rows = [Row("", "preset", config.preset, config.origins["", "preset"])]
@@ -239,6 +251,8 @@ def _places(settings: _Settings, environ: Mapping[str, str], machine: Machine, p
         for key, place in ((_DATA_DIR, state), (_SQLITE_PATH, f"{state}/matchmaker.sqlite")):
             if not values[key]:
                 settings.derive(key, place, how)
+    if not values[_KEYS_DIR] and values[_DATA_DIR]:
+        settings.derive(_KEYS_DIR, f"{values[_DATA_DIR]}/keys", "in data_dir")
     if not values[_SOCKET] and not problems.touch([_SOCKET]):
         try:
             settings.derive(_SOCKET, socket_place(environ, machine.user_id), "the first usable of the usual places")
@@ -276,6 +290,7 @@ def _compose(preset: str, settings: _Settings, origins: Mapping[Key, str]) -> Co
         preset=preset,
         agent=made[AgentOptions],
         node_options=NodeOptions(**{option.name: made[option.type] for option in fields(NodeOptions)}),
+        security=made[SecurityOptions],
         recorder=made[RecorderOptions],
         matchmaker=made[MatchmakerOptions],
         watcher_options=made[WatcherOptions],

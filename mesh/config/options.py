@@ -31,6 +31,7 @@ __all__ = [
     "Key",
     "MatchmakerOptions",
     "RecorderOptions",
+    "SecurityOptions",
     "SpoolOptions",
     "WatcherOptions",
     "default_of",
@@ -223,6 +224,25 @@ class WatcherOptions(Struct, frozen=True):
     ] = 5.0
 
 
+class SecurityOptions(Struct, frozen=True):
+    """Whether links are encrypted and their ends proven, and by what."""
+
+    curve: Annotated[
+        bool,
+        Meta(
+            description="Whether links are encrypted (CURVE) and both ends must show a certificate of the fleet; see "
+            "security.md. All agents of a fleet must agree. Off, whoever reaches the link port is a peer."
+        ),
+    ] = True
+    keys_dir: Annotated[
+        Words,
+        Meta(
+            description="Directory of this node's keys, mode 0700; empty: keys in data_dir. `mesh keys generate` makes "
+            "it. A copy of it is this node's identity."
+        ),
+    ] = ""
+
+
 class RecorderOptions(Struct, frozen=True):
     """The flight recorder: what happened lately, kept to be replayed."""
 
@@ -284,6 +304,7 @@ LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "directory": (DirectoryOptions,),
     "routing": (RouterOptions,),
     "delivery": (OutboxOptions, InboxOptions),
+    "security": (SecurityOptions,),
     "recorder": (RecorderOptions,),
     "spool": (SpoolOptions, DurableOptions, DeadOptions),
     "matchmaker": (MatchmakerOptions, WatcherOptions),
@@ -298,6 +319,7 @@ PRESET_DEFAULT = "local"
 PRESETS: Mapping[str, Mapping[Key, object]] = {
     "local": {
         ("agent", "link_port"): 0,
+        ("security", "curve"): False,
         ("heartbeat", "heartbeat_s"): 0.2,
         ("heartbeat", "dead_after_s"): 1.0,
         ("links", "idle_close_s"): 5.0,

@@ -366,7 +366,8 @@ class Node:
                 self._act(state.pool.closed(closed.node, options.pool, now, state.rng, broken=not closed.orderly), now)
             self._act(self.recovery.link_lost(closed.node, now), now)
         elif closed.was_dial and not replaced:
-            self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
+            address = str(state.peers.peer(closed.node).endpoint)
+            self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts, address=address)
             self._dial_failed(closed.node, now)
 
     def _dial_failed(self, node: str, now: float, pause_s: float = 0.0) -> None:

@@ -365,8 +365,9 @@ class Peers(Struct):
         """Show this certificate from now on, and end every connection that was made by one of these public keys."""
         self.identity = replace(self.identity, certificate=certificate)
         changes: list[Change] = []
+        keys = dict.fromkeys(revoked)
         for link in list(self.links.values()):
-            if link.conn in self.links and link.proof is not None and link.proof.key in revoked:
+            if link.conn in self.links and link.proof is not None and link.proof.key in keys:
                 changes += self.lost(link.conn, f"the key of {link.proof.node!r} was revoked", now)
         return changes
 

@@ -155,5 +155,6 @@ def topics(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
 REPORTS: dict[str, Report] = {"status": status, "links": links, "topics": topics}
 """What a query may ask for."""
 
-SHELL_REPORTS = ("recorder", "recorder_dump")
-"""What of it only the shell can answer: how its recorder is doing, and where it wrote a recording just now."""
+SHELL_REPORTS = ("recorder", "recorder_dump", "reload")
+"""What of it only the shell can answer: how its recorder is doing, where it wrote a recording just now, and what became
+of reading its keys anew."""
