@@ -102,6 +102,7 @@ class Reactor:
         node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock(), owner_uid=os.geteuid())
         self.recorder = Recorder(node, config.recorder, inherited.data_dir / "recordings", note, self.clock)
         self.node = self.recorder.node
+        self.node.facts["refused"] = []
         self.refusals: deque[dict[str, object]] = deque(maxlen=REFUSALS_MAX)
         self.guard: Guard | None = None
         if keys is not None:
@@ -226,7 +227,6 @@ class Reactor:
             socket=str(self.config.socket_path),
             preset=self.config.preset,
             security=self.guard.facts() if self.guard is not None else {"curve": False},
-            refused=list(self.refusals),
         )
 
     # What comes in
@@ -299,6 +299,7 @@ class Reactor:
     def _remember_refusal(self, peer: object, address: str, why: object) -> None:
         """Keep, for the status, who was turned away or did not get through a handshake."""
         self.refusals.append({"at": round(time.time(), 3), "peer": peer, "address": address, "why": why})
+        self.node.facts["refused"] = list(self.refusals)
 
     def _snapshot(self, snapshot: Any) -> None:
         self.node.snapshot(snapshot, self.clock())

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,20 +44,21 @@ _MEASURES = ("floor", "relay", "latency", "calls", "casts")
     "--seconds", type=click.FloatRange(2, 600), default=20.0, show_default=True, help="How long to measure, in all."
 )
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="How often each is measured.")
+@click.option("--curve", is_flag=True, help="Secure the link between the two agents, with keys made for it.")
 @json_option
-def bench(seconds: float, rounds: int, as_json: bool) -> None:
+def bench(seconds: float, rounds: int, curve: bool, as_json: bool) -> None:
     """Measure calls and casts between two private agents, beside plain ZeroMQ over as many hops.
 
     An idle machine gives figures that can be compared; with other work on it, mind the ratios only.
     """
-    report = report_of(_measure(seconds, rounds), _machine())
+    report = report_of(_measure(seconds, rounds, curve=curve), {**_machine(), "CURVE": "on" if curve else "off"})
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
         _print(report)
 
 
-def _measure(seconds: float, rounds: int) -> Rounds:
+def _measure(seconds: float, rounds: int, *, curve: bool) -> Rounds:
     """Start everything, warm it up, and measure in turns with a progress bar."""
     from rich.console import Console
     from rich.progress import track
@@ -66,7 +68,7 @@ def _measure(seconds: float, rounds: int) -> Rounds:
     each_s = seconds / (rounds * len(_MEASURES))
     results: list[dict[str, dict[str, float]]] = [{} for _ in range(rounds)]
     with unwinding(), private_directory() as directory, ExitStack() as stack:
-        ask = _start(directory, stack)
+        ask = _start(directory, stack, curve=curve)
         for what in _MEASURES:
             ask(what, each_s / 2)
         order = [(result, what) for result in results for what in _MEASURES]
@@ -75,12 +77,13 @@ def _measure(seconds: float, rounds: int) -> Rounds:
     return results
 
 
-def _start(directory: Path, stack: ExitStack) -> Callable[[str, float], dict[str, float]]:
+def _start(directory: Path, stack: ExitStack, *, curve: bool) -> Callable[[str, float], dict[str, float]]:
     """Start agents, apps and the floor; return what measures one thing for so many seconds."""
     from mesh.cli.private import PrivateAgent, free_port
     from mesh.cli.programs import Program
 
-    agents = [stack.enter_context(PrivateAgent(directory, node)) for node in ("near", "far")]
+    settings = {node: _secured(directory, node) if curve else {} for node in ("near", "far")}
+    agents = [stack.enter_context(PrivateAgent(directory, node, settings[node])) for node in settings]
     for agent in agents:
         agent.wait_ready()
 
@@ -107,6 +110,17 @@ def _start(directory: Path, stack: ExitStack) -> Callable[[str, float], dict[str
         return answer
 
     return ask
+
+
+def _secured(directory: Path, node: str) -> Mapping[str, Mapping[str, object]]:
+    """Return the settings of an agent with keys of its own."""
+    from mesh.security import store
+
+    fleet, own = directory / "fleet", directory / f"{node}-keys"
+    if not store.is_fleet(fleet):
+        store.make_fleet(fleet, "default")
+    store.certify(fleet, store.make_node(own, node), own, days=1, roles=(), unix_s=time.time())
+    return {"security": {"curve": True, "keys_dir": str(own)}}
 
 
 # What it says

@@ -151,13 +151,8 @@ def _report(where: Path) -> dict[str, Any]:
         return {"request": f"node {request.node}, key {request.public_key}"}
     if store.is_fleet(where):
         secret, revocations, issued = store.load_fleet(where)
-        revoked = list(revocations.keys)
-        return {
-            "fleet": secret.fleet,
-            "revocations": revocations.number,
-            "revoked": revoked,
-            "issued": [*map(said, issued)],
-        }
+        about = {"fleet": secret.fleet, "revocations": revocations.number, "revoked": list(revocations.keys)}
+        return {**about, "issued": [said(each) for each in issued]}
     secrets, shown = store.load_node(where)
     told = peek(shown) if shown is not None else None
     pairs = [each.public_key + (" (in use)" if told and told.public_key == each.public_key else "") for each in secrets]

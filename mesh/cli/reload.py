@@ -17,7 +17,7 @@ def reload(timeout_s: float, as_json: bool, socket: str | None) -> None:
     """Have the local agent read its keys, its certificate and the revocations anew, as SIGHUP does.
 
     Links stay, but those to revoked keys, which end at once. With another key pair the reactor is replaced, within
-    milliseconds; apps and peers resume. If anything cannot be read nothing changes, and the exit status is 1.
+    milliseconds; apps and peers resume. If anything cannot be read nothing changes, and the exit status is 7.
     """
     with connected(socket, timeout_s=timeout_s) as client:
         report = client.query("reload", timeout_s=timeout_s)

@@ -15,6 +15,9 @@ __all__ = ["console", "dead_table", "links_table", "rows_table", "status_view", 
 WIDTH_OF_FILES = 200
 """Columns where the output is no terminal and COLUMNS does not say."""
 
+REFUSED_SHOWN = 5
+"""The latest connections that came to nothing, in the status for people; all that are kept are in its JSON."""
+
 Report = Mapping[str, Any]
 
 
@@ -153,6 +156,8 @@ def status_view(status: Report) -> RenderableType:
         lines.append(("process", f"{process}, {status['descriptors']} of {status['descriptors_max']} descriptors"))
         lines.append(("socket", escape(status["socket"])))
         lines.append(("matchmaker", _matchmaker(status["matchmaker"])))
+        lines.append(("security", _security(status["security"])))
+        lines += [("came to nothing", _refused(refused)) for refused in status["refused"][-REFUSED_SHOWN:]]
     about = Table(box=None, pad_edge=False, show_header=False)
     about.add_column(style="bold")
     about.add_column(overflow="fold")
@@ -174,6 +179,19 @@ def _spool(facts: Report) -> str:
     oldest = f", the oldest for {seconds(facts['oldest_s'])}" if facts["records"] else ""
     text = f"{facts['records']} casts ({size(facts['bytes'])}){oldest}; {facts['dead']} dead letters"
     return f"{text}; [red]{escape(facts['problem'])}[/]" if facts["problem"] else text
+
+
+def _security(facts: Report) -> str:
+    if not facts["curve"]:
+        return "[yellow]links are neither encrypted nor proven[/]: curve is off"
+    revoked = f"{facts['revoked']} keys revoked by list {facts['revocations']}"
+    return f"CURVE, key {escape(facts['key'])}…, certificate until {facts['valid_until']}, {revoked}"
+
+
+def _refused(facts: Report) -> str:
+    """Return one connection that was turned away or did not get through its handshake."""
+    at = time.strftime("%H:%M:%S", time.localtime(facts["at"]))
+    return f"[dim]{at}[/] {escape(facts['peer'])} at {escape(facts['address'])}: [yellow]{escape(facts['why'])}[/]"
 
 
 def _apps_table(apps: Sequence[Report]) -> RenderableType:

@@ -43,6 +43,7 @@ __all__ = [
     "read_request",
     "renew_node",
     "revoke",
+    "trusted",
 ]
 
 FLEET_SECRET, FLEET_PUBLIC, REVOKED, ISSUED = "fleet.key", "fleet.public", "revoked", "issued"
@@ -77,23 +78,24 @@ def load(directory: Path, node: str, fleet: str, unix_s: float) -> NodeKeys:
     secrets = [_read(directory / NODE_SECRET, "node-key", NodeSecret, secret=True)[0]]
     if (directory / NEXT_SECRET).exists():
         secrets += _read(directory / NEXT_SECRET, "node-key", NodeSecret, secret=True)
-    trusted = _trusted(directory, fleet)
-    revocations = _revocations(directory, fleet, trusted)
+    fleet_keys = trusted(directory, fleet)
+    revocations = _revocations(directory, fleet, fleet_keys)
     path = directory / CERTIFICATE
     (shown,) = _read(path, "certificate", bytes)[:1]
     try:
-        certificate = verify(shown, fleet, trusted, revocations.keys, unix_s)
+        certificate = verify(shown, fleet, fleet_keys, revocations.keys, unix_s)
     except ValueError as error:
         raise _wrong(path, f"holds {error}; have {directory / REQUEST} signed by `mesh keys sign`") from None
     if certificate.node != node:
         raise _wrong(path, f"is of node {certificate.node!r}, and this agent is {node!r}: set node_id, or sign another")
     for secret in secrets:
         if secret.public_key == certificate.public_key:
-            return NodeKeys(secret, shown, certificate, trusted, revocations)
+            return NodeKeys(secret, shown, certificate, fleet_keys, revocations)
     raise _wrong(path, f"is for a key that is not in {directory}; have {REQUEST} signed by `mesh keys sign`")
 
 
-def _trusted(directory: Path, fleet: str) -> tuple[bytes, ...]:
+def trusted(directory: Path, fleet: str) -> tuple[bytes, ...]:
+    """Return the public keys of a node's fleet, 32 bytes each; raises ConfigError."""
     keys: list[FleetKey] = _read(directory / FLEET_PUBLIC, "fleet", FleetKey)
     for key in keys:
         if key.fleet != fleet:
@@ -101,10 +103,10 @@ def _trusted(directory: Path, fleet: str) -> tuple[bytes, ...]:
     return tuple(key.key for key in keys)
 
 
-def _revocations(directory: Path, fleet: str, trusted: Sequence[bytes]) -> Revocations:
+def _revocations(directory: Path, fleet: str, fleet_keys: Sequence[bytes]) -> Revocations:
     path = directory / REVOKED
     try:
-        return open_revocations(_read(path, "revoked", bytes)[0], fleet, trusted)
+        return open_revocations(_read(path, "revoked", bytes)[0], fleet, fleet_keys)
     except ConfigError:
         raise
     except ValueError as error:
@@ -174,7 +176,7 @@ def load_fleet(directory: Path) -> tuple[FleetSecret, Revocations, list[Certific
     """Return a fleet's signing key, its revocations and the certificates that it issued; raises ConfigError."""
     _check_directory(directory, "mesh keys init-fleet")
     (secret,) = _read(directory / FLEET_SECRET, "fleet-key", FleetSecret, secret=True)[:1]
-    revocations = _revocations(directory, secret.fleet, _trusted(directory, secret.fleet))
+    revocations = _revocations(directory, secret.fleet, trusted(directory, secret.fleet))
     path = directory / ISSUED
     return secret, revocations, [peek(line) for line in _issued(path)]
 
