@@ -74,6 +74,7 @@ class Dials:
             if self.options.keys is not None and not endpoint.public_key:
                 raise ValueError("its public key is not known: is CURVE off there?")
             dealer = make_socket(self.context, zmq.DEALER, self.options)
+            dial = self.dials[conn] = _Dial(conn, endpoint, dealer)
             if self.options.keys is not None:
                 dealer.setsockopt_string(zmq.CURVE_SERVERKEY, endpoint.public_key)
                 dealer.setsockopt_string(zmq.CURVE_PUBLICKEY, self.options.keys.public_key)
@@ -81,7 +82,6 @@ class Dials:
             dealer.setsockopt(zmq.IMMEDIATE, 1)
             dealer.setsockopt(zmq.RECONNECT_IVL, -1)
             dealer.setsockopt(zmq.CONNECT_TIMEOUT, int(self.options.hello_timeout_s * 1000))
-            dial = self.dials[conn] = _Dial(conn, endpoint, dealer)
             dial.monitor = make_monitor(self.context, dealer, _CONNECTED | _FAILED)
             dial.watcher = watch(dial.monitor, lambda: self._follow(dial))
             dealer.connect(f"tcp://{endpoint}")

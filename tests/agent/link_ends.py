@@ -36,9 +36,12 @@ class End:
 
     def __init__(self, host: str = "127.0.0.1", options: LinksOptions = OPTIONS) -> None:
         self.listeners = listen_links((host,), 0, 64)
-        self.endpoint = Endpoint(*self.listeners[0].getsockname()[:2])
+        public_key = options.keys.public_key if options.keys is not None else ""
+        host, port = self.listeners[0].getsockname()[:2]
+        self.endpoint = Endpoint(host, port, public_key)
         self.numbers = itertools.count(1)
         self.accepted: list[int] = []
+        self.keys: list[str] = []
         self.connected: list[int] = []
         self.heard: list[tuple[int, bytes]] = []
         self.lost: list[tuple[int, str]] = []
@@ -53,7 +56,8 @@ class End:
         )
         self.links = Links(self.listeners, events, options, time.monotonic)
 
-    def _accepted(self) -> int:
+    def _accepted(self, key: str) -> int:
+        self.keys.append(key)
         self.accepted.append(next(self.numbers))
         return self.accepted[-1]
 

@@ -25,7 +25,7 @@ def end() -> Iterator[End]:
 
 
 def knock(end: End) -> socket.socket:
-    return socket.create_connection(end.endpoint, timeout=10)
+    return socket.create_connection(end.endpoint[:2], timeout=10)
 
 
 def is_open(connection: socket.socket) -> bool:

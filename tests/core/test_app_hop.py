@@ -48,7 +48,9 @@ from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes, options
 
 HELLO = AppHello(0, 0, 7, 1, "shell")
-KNOWN = b"dead_list, dead_purge, dead_retry, dead_show, dial_back, drain, links, recorder, recorder_dump, resume, "
+KNOWN = (
+    b"dead_list, dead_purge, dead_retry, dead_show, dial_back, drain, links, recorder, recorder_dump, reload, resume, "
+)
 KNOWN += b"status, topics"
 
 

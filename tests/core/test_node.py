@@ -8,8 +8,10 @@ from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
 from mesh.core.effects import Claim, CloseLink, Note, OpenLink, Stop, Watch
 from mesh.core.heat import HeatOptions
+from mesh.core.identity import Identity, Proof
 from mesh.core.link import LinkOptions, Phase
 from mesh.core.liveness import Condition, LivenessOptions
+from mesh.core.node import Node
 from mesh.core.outbox import OutboxOptions
 from mesh.core.pool import Close, PoolOptions
 from mesh.core.records import (
@@ -69,6 +71,20 @@ def serve(world: World, *nodes: str, handle: str = "echo", workers: int = 8) -> 
 
 
 # Links
+
+
+def test_who_is_at_the_other_end_comes_before_what_it_says_and_may_be_revoked_or_expire() -> None:
+    one = Node(Identity("b", "sim", 9, Endpoint("b.example", 7700, "key of b"), b"shown"), NodeOptions(), 1, 1.0)
+    peer = Peer(one, hello=None)
+    one.link_proven(peer.conn, Proof("key of p", "p", "key of p", until=10.0), 1.0)
+    assert [Welcome] == [type(record) for record in peer.hears(HELLO)]
+    one.trust(b"renewed", ["key of x"], 2.0)
+    assert [] == noted(one.take(2.0))
+    one.tick(11.0)
+    assert Goodbye("its certificate has expired") in told(one.take(11.0), peer.conn)
+    one.trust(b"renewed", ["key of p"], 12.0)
+    assert ["link_lost"] == noted(one.take(12.0))
+    one.link_proven(peer.conn, Proof("key of p"), 13.0)
 
 
 def test_two_nodes_that_dial_each_other_at_once_end_with_one_link() -> None:

@@ -8,6 +8,7 @@ from msgspec import msgpack, structs
 
 from mesh.core.catalogue import AgentEntry
 from mesh.core.codec import decode
+from mesh.core.identity import Identity, Proof
 from mesh.core.link import Link, Phase
 from mesh.core.liveness import Condition
 from mesh.core.peers import Closed, Opened, Peers, Refused
@@ -49,6 +50,91 @@ def refusals(agent: Agent) -> list[int]:
 
 def on_its_way(wire: Wire, side: int) -> list[Record]:
     return [record for data in wire.queues[side] if data is not None for record in decode(data).records]
+
+
+# Links that are secured
+
+
+def secured(name: str) -> Peers:
+    identity = Identity(name, "fleet", 5, Endpoint(name, 7000, f"key of {name}"), f"certificate of {name}".encode())
+    return Peers(identity, TERMS, OPTIONS)
+
+
+def proof_of(node: str, until: float = 200.0) -> Proof:
+    return Proof(f"key of {node}", node, f"key of {node}", until)
+
+
+def greet(peers: Peers, node: str, proof: Proof | None) -> tuple[Link, list[Opened | Closed | Refused]]:
+    """Have a node say HELLO, after it showed something or nothing."""
+    link = peers.accepted(100.0)
+    link.proof = proof
+    return link, peers.hello(link, secured(node).greeting(peers.identity.node, 1), True, 100.0)
+
+
+def dialling(peers: Peers, node: str, proof: Proof | None) -> Link:
+    """A dial that has said HELLO, after the other end showed something or nothing."""
+    link = peers.dial(node, 100.0)
+    peers.connected(link.conn, 100.0)
+    link.proof = proof
+    return link
+
+
+def test_a_hello_by_somebody_who_is_not_proven_is_refused_and_leaves_nothing_behind() -> None:
+    a = secured("a")
+    link, (refused,) = greet(a, "m", proof_of("x"))
+    assert isinstance(refused, Refused)
+    assert (RefuseReason.SECURITY, "'m' showed a certificate of 'x'") == (refused.refuse.reason, refused.refuse.text)
+    assert b"certificate of a" == refused.refuse.certificate
+    assert ({}, {}, [link]) == (a.links, a.peers, a.parting)
+
+
+def test_who_is_proven_has_a_link_and_is_dialled_by_its_key_from_then_on() -> None:
+    a = secured("a")
+    link, changes = greet(a, "b", proof_of("b"))
+    assert [Opened("b", link.conn)] == changes
+    assert Endpoint("b", 7000, "key of b") == a.peer("b").endpoint
+    (welcome,) = link.out
+    assert isinstance(welcome, Welcome)
+    assert b"certificate of a" == welcome.certificate
+
+
+def test_a_welcome_by_an_impostor_is_refused() -> None:
+    a, b = secured("a"), secured("b")
+    link = dialling(a, "b", proof_of("m"))
+    b.hello(b.accepted(100.0), a.greeting("b", 1), True, 100.0)
+    (answer,) = greet(b, "a", proof_of("a"))[0].out
+    assert isinstance(answer, Welcome)
+    refused, closed = a.welcome(link, answer, 100.0)
+    assert isinstance(refused, Refused)
+    assert (RefuseReason.SECURITY, True) == (refused.refuse.reason, refused.by_us)
+    assert Closed("b", link.conn, "'b' showed a certificate of 'm'", was_dial=True) == closed
+
+
+def test_an_impostors_refusal_is_a_dial_that_failed_whatever_it_says() -> None:
+    a = secured("a")
+    link = dialling(a, "b", None)
+    (closed,) = a.refused(link, Refuse(int(RefuseReason.DUPLICATE_NODE), "stop", 99), 100.0)
+    assert Closed("b", link.conn, "refused (stop), but 'b' has shown nothing", was_dial=True) == closed
+    link = dialling(a, "b", proof_of("b"))
+    (refused,) = a.refused(link, Refuse(int(RefuseReason.DUPLICATE_NODE), "stop", 99), 100.0)
+    assert isinstance(refused, Refused)
+
+
+def test_revoked_keys_lose_their_links_and_another_certificate_is_shown() -> None:
+    a = secured("a")
+    greet(a, "b", proof_of("b"))
+    link, _ = greet(a, "c", proof_of("c"))
+    changes = a.trust(b"another", ["key of c", "key of x"], 101.0)
+    assert [Closed("c", link.conn, "the key of 'c' was revoked", was_open=True)] == changes
+    assert b"another" == a.greeting("b", 2).certificate
+    assert a.open_link("b") is not None
+
+
+def test_nodes_whose_certificates_have_expired_are_told() -> None:
+    a = secured("a")
+    greet(a, "b", proof_of("b", until=150.0))
+    greet(a, "c", proof_of("c", until=250.0))
+    assert ([], ["b"]) == (a.expired(149.0), a.expired(150.0))
 
 
 # One dial

@@ -484,3 +484,10 @@ def test_every_waiting_slot_is_served_in_the_order_it_began_to_wait(arrivals: li
         pool.opened(holder, 100.0)
         served.append(holder)
     assert list(dict.fromkeys(arrivals)) == served
+
+
+def test_links_that_are_told_to_leave_take_their_place_until_they_are_closed() -> None:
+    pool = pool_with("b", "c")
+    assert [Close("b", "expired"), Close("c", "expired")] == pool.leave(["b", "c"], "expired")
+    assert 2 == pool.taken
+    assert [State.CLOSING, State.CLOSING] == [slot.state for slot in pool.slots.values()]

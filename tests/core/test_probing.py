@@ -5,7 +5,9 @@ from msgspec import json
 
 from mesh.core.catalogue import AgentEntry
 from mesh.core.codec import encode
+from mesh.core.context import NodeOptions
 from mesh.core.effects import Claim, CloseLink, FindAgents, Note, OpenLink, Stop
+from mesh.core.identity import Identity, Proof
 from mesh.core.node import Node, Output
 from mesh.core.records import (
     AppHello,
@@ -22,6 +24,7 @@ from mesh.core.records import (
 )
 from mesh.core.session import Credentials
 from mesh.sim.world import World
+from mesh.types import Endpoint
 from tests.core.fabric import HELLO, App, Peer, fleet, lone_node, noted, told
 
 HELLO_TIMEOUT_S = 2.0
@@ -297,3 +300,19 @@ def test_a_probe_of_our_own_name_is_told_that_we_live() -> None:
     assert isinstance(refuse, Refuse)
     assert RefuseReason.DUPLICATE_NODE == refuse.reason
     assert [] == [effect for effect in output.effects if isinstance(effect, Stop)]
+
+
+def test_a_namesake_that_is_not_proven_stops_nobody_and_one_that_is_does() -> None:
+    stopped = []
+    for shown in ("key of m", "key of c"):
+        me = Endpoint("c.example", 7700, "key of c")
+        one = Node(Identity("c", "sim", 9, me, b"shown"), NodeOptions(), 1, 1.0)
+        one.namesakes([AgentEntry("c", "m.example", 7700, 5, shown)], 1.0)
+        (dial,) = opened(one.take(1.0))
+        assert shown == dial.public_key
+        one.link_connected(dial.conn, 1.1)
+        one.take(1.1)
+        one.link_proven(dial.conn, Proof(shown, "c", "key of c"), 1.2)
+        one.link_data(dial.conn, encode(0, [Refuse(int(RefuseReason.DUPLICATE_NODE), "I am c")]), 1.2)
+        stopped.append([type(effect) for effect in one.take(1.2).effects if isinstance(effect, Stop | Claim)])
+    assert [[Claim], [Stop]] == stopped
