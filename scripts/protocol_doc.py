@@ -20,9 +20,9 @@ from mesh.core.catalogue import AgentEntry, Instance, Snapshot
 from mesh.core.codec import encode
 from mesh.core.context import NodeOptions
 from mesh.core.effects import OpenLink
+from mesh.core.identity import Identity
 from mesh.core.link import TRANSITIONS, Event, LinkOptions, Phase
 from mesh.core.node import Node
-from mesh.core.peers import Identity
 from mesh.core.session import Credentials
 from mesh.types import Endpoint, TopicKey
 

@@ -104,24 +104,9 @@ class Reactor:
         self.node = self.recorder.node
         self.node.facts["refused"] = []
         self.refusals: deque[dict[str, object]] = deque(maxlen=REFUSALS_MAX)
-        self.guard: Guard | None = None
-        if keys is not None:
-            self.guard = Guard(config, keys, self.clock, note, self._link_proven, self._trust, self._restart)
-        readers = {"keys": self.guard.read} if self.guard is not None else {}
-        self.reloading = Reloading(readers, in_thread, note)
-        link_data = self._link_data if self.guard is None else self._guarded_data
-        self.links = Links(
-            inherited.link_listeners,
-            LinkEvents(self._link_accepted, link_data, self._link_connected, self._link_lost, self._evicted),
-            LinksOptions(
-                links_max=options.pool.links_max,
-                hello_timeout_s=options.link.hello_timeout_s,
-                inbound_unproven_max=config.agent.inbound_unproven_max,
-                reap_after_s=max(10.0, 3 * options.liveness.dead_after_s),
-                keys=keys.secret if keys is not None else None,
-            ),
-            self.clock,
-        )
+        self.guard = self._make_guard(keys)
+        self.reloading = Reloading({"keys": self.guard.read} if self.guard is not None else {}, in_thread, note)
+        self.links = self._make_links(keys)
         self.apps = Apps(
             inherited.app_listener,
             AppEvents(
@@ -169,6 +154,27 @@ class Reactor:
         public_key, certificate = (keys.secret.public_key, keys.shown) if keys is not None else ("", b"")
         endpoint = self.config.endpoint(self.inherited.link_listeners, public_key)
         return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint, certificate)
+
+    def _make_guard(self, keys: NodeKeys | None) -> Guard | None:
+        if keys is None:
+            return None
+        return Guard(self.config, keys, self.clock, self.note, self._link_proven, self._trust, self._restart)
+
+    def _make_links(self, keys: NodeKeys | None) -> Links:
+        data = self._link_data if self.guard is None else self._guarded_data
+        options = self.config.node_options
+        return Links(
+            self.inherited.link_listeners,
+            LinkEvents(self._link_accepted, data, self._link_connected, self._link_lost, self._evicted),
+            LinksOptions(
+                links_max=options.pool.links_max,
+                hello_timeout_s=options.link.hello_timeout_s,
+                inbound_unproven_max=self.config.agent.inbound_unproven_max,
+                reap_after_s=max(10.0, 3 * options.liveness.dead_after_s),
+                keys=keys.secret if keys is not None else None,
+            ),
+            self.clock,
+        )
 
     def _make_spooler(self) -> Spooler | None:
         spool = self.config.make_spool(self.inherited.data_dir)
