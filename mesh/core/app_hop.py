@@ -68,7 +68,7 @@ ADOPTED_MAX = 65_536
 REACHED_MAX = 65_536
 """Serving apps that one app may say it has reached."""
 
-ORDERS = ("drain", "resume")
+ORDERS = ("drain", "reload", "resume")
 """Queries that change something: only root and the agent's own user may say them."""
 
 
@@ -367,8 +367,10 @@ class AppHop:
         report = REPORTS.get(query.what)
         if query.what == DIAL_BACK:
             self.probing.ask(app, query, now)
-        elif query.what in ORDERS:
-            problem = self._order(app, query.what, now)
+        elif query.what in ORDERS and (problem := self._barred(app)):
+            self._report(app, query.seq, False, problem.encode())
+        elif query.what in ("drain", "resume"):
+            problem = self._drain(app, query.what, now)
             self.context.tell(app, Report(query.seq, not problem, problem.encode() or b"null"))
         elif query.what in SHOW_VERBS:
             self.spooling.show(app, query)
@@ -378,7 +380,7 @@ class AppHop:
         elif query.what in SHELL_REPORTS:
             self.context.effects.append(Inquire(app.session, query.seq, query.what, query.arguments or {}))
         else:
-            known = ", ".join(sorted((*REPORTS, *SHELL_REPORTS, *SHOW_VERBS, DIAL_BACK, *ORDERS)))
+            known = ", ".join(sorted({*REPORTS, *SHELL_REPORTS, *SHOW_VERBS, DIAL_BACK, *ORDERS}))
             self._report(app, query.seq, False, f"this agent does not know {query.what!r}; it knows {known}".encode())
 
     def answered(self, session: int, seq: int, ok: bool, body: bytes) -> None:
@@ -393,11 +395,15 @@ class AppHop:
             ok, body = False, text.encode()
         self.context.tell(app, Report(seq, ok, body))
 
-    def _order(self, app: App, what: str, now: float) -> str:
-        """Drain this agent, or end that, if the app may say so; return why not, or nothing."""
-        if app.uid not in (0, self.state.owner_uid):
-            who = f"user {app.uid}" if app.uid >= 0 else "a user whom the kernel does not name"
-            return f"only root and the agent's own user ({self.state.owner_uid}) may drain it, and you are {who}"
+    def _barred(self, app: App) -> str:
+        """Return why an app may not give an order, or nothing."""
+        if app.uid in (0, self.state.owner_uid):
+            return ""
+        who = f"user {app.uid}" if app.uid >= 0 else "a user whom the kernel does not name"
+        return f"only root and the agent's own user ({self.state.owner_uid}) may give it orders, and you are {who}"
+
+    def _drain(self, app: App, what: str, now: float) -> str:
+        """Drain this agent, or end that; return why not, or nothing."""
         if what == "resume":
             return self.draining.resume(app)
         self.draining.begin(now, stop=False)

@@ -1,5 +1,6 @@
 """A file, the environment and the machine become one configuration, or everything that is wrong."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -145,9 +146,7 @@ def test_every_preset_stands_by_itself(tmp_path: Path, preset: str) -> None:
 
 def test_a_presets_values_are_options_within_their_bounds(tmp_path: Path) -> None:
     for preset, values in PRESETS.items():
-        lines = [
-            f"{section}.{name} = {list(v) if isinstance(v, tuple) else v!r}" for (section, name), v in values.items()
-        ]
+        lines = [f"{section}.{name} = {json.dumps(v)}" for (section, name), v in values.items()]
         assert configure(tmp_path, "\n".join([f'preset = "{preset}"', *lines])).preset == preset
 
 

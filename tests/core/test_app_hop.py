@@ -598,12 +598,13 @@ def test_orders_are_taken_from_root_and_the_agents_own_user() -> None:
     one.state.owner_uid = 1000
     conn = connect(one)
     (session,) = one.state.apps
-    for number, (uid, what, ok) in enumerate([(7, "drain", 0), (-1, "drain", 0), (1000, "drain", 1), (0, "resume", 1)]):
+    orders = [(7, "drain", 0), (-1, "drain", 0), (7, "reload", 0), (1000, "drain", 1), (0, "resume", 1)]
+    for number, (uid, what, ok) in enumerate(orders):
         one.state.apps[session].uid = uid
         one.app_data(conn, encode(1 + number, [Query(number, what)]), 1.0)
         reports = [record for record in told(one.take(1.0), conn) if isinstance(record, Report)]
         assert [(number, bool(ok))] == [(report.seq, report.ok) for report in reports]
-        assert ok or b"only root and the agent's own user (1000) may drain it" in reports[0].body
+        assert ok or b"only root and the agent's own user (1000) may give it orders" in reports[0].body
 
 
 def test_a_durable_cast_goes_by_the_spool_inline_and_in_chunks() -> None:

@@ -257,7 +257,7 @@ except AssertionError as error:
 """
     command = [sys.executable, "-c", program, str(fleet.directory)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
-    assert "only root and the agent's own user (0) may drain it, and you are user 65534" in done.stdout
+    assert "only root and the agent's own user (0) may give it orders, and you are user 65534" in done.stdout
     assert not a.query("status")["draining"]
 
 
