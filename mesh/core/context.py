@@ -71,7 +71,7 @@ class Totals(Struct):
 
 
 class State(Struct):
-    """All that a node knows. An encode and a decode copy it. ``owner_uid``: the user that, with root, may give it orders;
+    """All that a node knows. An encode and a decode copy it. ``owner_uid``: who, with root, may give it orders;
     ``returning_until``: how long apps of the agent before this one may still come back, 0 if there was none."""
 
     rng: Rng

@@ -66,6 +66,8 @@ STATUS: dict[str, Any] = {
     "descriptors": 30,
     "descriptors_max": 20_000,
     "loop_lag_ms": 0.5,
+    "security": {"curve": False},
+    "refused": [],
     "matchmaker": {
         "kind": "sqlite",
         "reachable": True,

@@ -12,8 +12,8 @@ from tests.cli.conftest import Run
 from tests.cli.fakes import FakeClient
 
 COMMANDS = (
-    *("agent", "bench", "call", "cast", "completion", "config", "dead", "demo", "doctor", "drain", "fanout", "links"),
-    *("ping", "recorder", "rpc", "run", "serve", "sim", "status", "topics"),
+    *("agent", "bench", "call", "cast", "completion", "config", "dead", "demo", "doctor", "drain", "fanout", "keys"),
+    *("links", "ping", "recorder", "reload", "rpc", "run", "serve", "sim", "status", "topics"),
 )
 
 

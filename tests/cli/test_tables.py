@@ -121,3 +121,12 @@ def test_durations_have_two_units(count: float, text: str) -> None:
 )
 def test_sizes_have_a_unit_that_keeps_them_short(count: int, text: str) -> None:
     assert text == size(count)
+
+
+def test_a_status_says_by_which_key_links_are_secured_and_who_was_refused() -> None:
+    assert "security links are neither encrypted nor proven: curve is off" in lines(status_view(STATUS))
+    keys = {"curve": True, "key": "k[b]", "valid_until": "2027-01-01 00:00:00Z", "revoked": 2, "revocations": 1}
+    refused = {"at": 1.0, "peer": "m", "address": "192.0.2.1:7", "why": "'m' showed no certificate"}
+    shown = lines(status_view(STATUS | {"security": keys, "refused": [refused]}))
+    assert "security CURVE, key k[b]…, certificate until 2027-01-01 00:00:00Z, 2 keys revoked by list 1" in shown
+    assert any(line.endswith("m at 192.0.2.1:7: 'm' showed no certificate") for line in shown)
