@@ -10,10 +10,10 @@ from typing import Protocol
 from msgspec import Struct
 
 from mesh.core.rng import Rng
-from mesh.sim.apps import App
+from mesh.sim.process import Process
 from mesh.sim.world import World
 
-__all__ = ["KINDS", "Fault", "Stage", "draw_fault", "strike"]
+__all__ = ["KINDS", "Fault", "Stage", "Victim", "draw_fault", "strike"]
 
 
 class Fault(Struct, frozen=True):
@@ -31,13 +31,30 @@ class Fault(Struct, frozen=True):
         return f"{self.kind} {self.one} {self.other} app {self.app} for {self.for_s:.3f} s, {self.amount:.2f}"
 
 
+class Victim(Protocol):
+    """An app that faults may meet."""
+
+    @property
+    def process(self) -> Process:
+        """Its process."""
+        ...
+
+    def die(self) -> None:
+        """End at once."""
+        ...
+
+    def leave(self) -> None:
+        """End in order."""
+        ...
+
+
 class Stage(Protocol):
     """Where faults happen: a world and its apps, in which processes come back."""
 
     world: World
     nodes: tuple[str, ...]
 
-    def app(self, number: int) -> App:
+    def app(self, number: int) -> Victim:
         """Return the process that now plays this app."""
         ...
 
@@ -71,7 +88,7 @@ def strike(stage: Stage, fault: Fault) -> bool:
     world = stage.world
     is_between = fault.kind in _BETWEEN
     if fault.kind in _TO_APPS:
-        if not stage.app(fault.app).is_alive:
+        if not stage.app(fault.app).process.is_alive:
             return False
     elif fault.one not in world.agents or (is_between and (fault.one == fault.other)):
         return False
@@ -213,26 +230,26 @@ def _drain(stage: Stage, fault: Fault) -> None:
 
 def _hang_up(stage: Stage, fault: Fault) -> None:
     """An app's socket is closed; what it wrote is read."""
-    stage.app(fault.app).hang_up()
+    stage.app(fault.app).process.hang_up()
 
 
 def _socket_error(stage: Stage, fault: Fault) -> None:
     """An app's socket breaks; what was on its way is lost, both ways."""
-    stage.app(fault.app).hang_up(lossy=True)
+    stage.app(fault.app).process.hang_up(lossy=True)
 
 
 def _stop_app(stage: Stage, fault: Fault) -> None:
     """An app's process is stopped and goes on later."""
-    stage.app(fault.app).pause(fault.for_s)
+    stage.app(fault.app).process.pause(fault.for_s)
 
 
 def _slow_app(stage: Stage, fault: Fault) -> None:
     """An app takes long to read each frame."""
-    app = stage.app(fault.app)
-    before, app.read_s = app.read_s, 0.05 * fault.amount
+    process = stage.app(fault.app).process
+    before, process.read_s = process.read_s, 0.05 * fault.amount
 
     def undo() -> None:
-        app.read_s = before
+        process.read_s = before
 
     stage.until(fault, undo)
 
