@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -34,6 +33,7 @@ from mesh.client.api import (
 )
 from mesh.client.events import Outcome
 from mesh.client.loop import Engine
+from mesh.client.stream import Stream
 from mesh.client.tasks import Handler, Pool
 from mesh.core.records import Kind, Request
 from mesh.errors import AgentUnavailable, Rejected
@@ -57,21 +57,10 @@ async def connect(
     check_name("topic", app)
     check_name("namespace", namespace)
     paths = socketpath.candidates(socket)
-    engine = Engine(new_session(app, namespace, fleet, " or ".join(paths)), paths)
-    engine.dial()
-    try:
-        await engine.wait_until(
-            lambda: engine.session.connection.is_up or (engine.refused is not None and engine.refused.final),
-            monotonic() + connect_timeout_s,
-        )
-        if engine.session.connection.is_up:
-            return Client(engine, wait_for_room=wait_for_room)
-        if engine.refused is not None and engine.refused.final:
-            raise refusal_of(engine.refused.reason, engine.refused.text)
-        raise no_agent(engine.session.away(), connect_timeout_s)
-    except BaseException:
-        engine.stop()
-        raise
+    session = new_session(app, namespace, fleet, " or ".join(paths))
+    client = Client(Engine(session, lambda session, after: Stream(session, paths, after)), wait_for_room=wait_for_room)
+    await client.await_welcome(connect_timeout_s)
+    return client
 
 
 class Client:
@@ -85,6 +74,24 @@ class Client:
         self._wait_for_room = wait_for_room
         self._closing = asyncio.Lock()
         self._beginning: list[asyncio.Task[None]] = []
+
+    async def await_welcome(self, timeout_s: float) -> None:
+        """Begin to dial; return when an agent has let this app in. Raises why none did, and closes the client then."""
+        engine = self._engine
+        engine.line.open()
+        try:
+            await engine.wait_until(
+                lambda: engine.session.connection.is_up or (engine.refused is not None and engine.refused.final),
+                engine.now() + timeout_s,
+            )
+            if engine.session.connection.is_up:
+                return
+            if engine.refused is not None and engine.refused.final:
+                raise refusal_of(engine.refused.reason, engine.refused.text)
+            raise no_agent(engine.session.away(), timeout_s)
+        except BaseException:
+            engine.stop()
+            raise
 
     @property
     def node(self) -> str:
@@ -184,7 +191,7 @@ class Client:
         """Send to one instance, as `mesh.Client.cast` does."""
         flags = flags_of(confirm=confirm, once=once, durable=durable, wait=wait)
         request, deadline = self._engine.prepare(Kind.CAST, topic, body, ttl_s, headers, flags)
-        until = until_of(deadline, timeout_s, confirm=confirm)
+        until = until_of(deadline, timeout_s, self._engine.now(), confirm=confirm)
         seq, _ = await self._ask(request, deadline, until_held=not confirm, until=until)
         return self._id(seq)
 
@@ -209,7 +216,7 @@ class Client:
         """Return when the agent holds every cast that was begun before; raises TimeoutError."""
         calling = self._engine.session.calling
         below = calling.next_seq
-        if not await self._engine.wait_until(lambda: calling.first_unheld() >= below, monotonic() + timeout_s):
+        if not await self._engine.wait_until(lambda: calling.first_unheld() >= below, self._engine.now() + timeout_s):
             why = self._engine.session.away() or "no answer"
             raise TimeoutError(f"casts were not accepted within {timeout_s} s: {why}")
 
@@ -225,7 +232,7 @@ class Client:
     ) -> Receipt:
         """Send to every instance that is known, as `mesh.Client.fanout` does."""
         request, deadline = self._engine.prepare(Kind.FANOUT, topic, body, ttl_s, headers, flags_of(confirm=confirm))
-        until = until_of(deadline, timeout_s, confirm=confirm)
+        until = until_of(deadline, timeout_s, self._engine.now(), confirm=confirm)
         _, outcome = await self._ask(request, deadline, until_held=not confirm, until=until)
         return value_of(outcome)  # type: ignore[return-value]
 
@@ -233,10 +240,10 @@ class Client:
         """Ask the agent about itself; return what its JSON holds."""
         engine = self._engine
         engine.check_open()
-        number = engine.session.query(what, arguments, monotonic())
+        number = engine.session.query(what, arguments, engine.now())
         engine.flush_soon()
         try:
-            came = await engine.wait_until(lambda: number in engine.reports, monotonic() + timeout_s)
+            came = await engine.wait_until(lambda: number in engine.reports, engine.now() + timeout_s)
         finally:
             engine.session.forget_query(number)
         if not came:
@@ -319,7 +326,7 @@ class Client:
         engine.told.pop(topic, None)
         session.serve(topic, name, pool.workers, max(1, prefetch))
         engine.flush_soon()
-        came = await engine.wait_until(lambda: topic in engine.told, monotonic() + timeout_s)
+        came = await engine.wait_until(lambda: topic in engine.told, engine.now() + timeout_s)
         if came and engine.told[topic].ok:
             return
         session.unserve(topic)
@@ -340,7 +347,8 @@ class Client:
         session.unserve(topic)
         self._engine.flush_soon()
         await self._engine.wait_until(
-            lambda: topic not in session.serving.services or not session.connection.is_up, monotonic() + timeout_s
+            lambda: topic not in session.serving.services or not session.connection.is_up,
+            self._engine.now() + timeout_s,
         )
 
     async def run(self) -> None:
@@ -379,7 +387,7 @@ class Client:
         self._engine.flush_soon()
         return await self._engine.wait_until(
             lambda: not session.serving.in_hand and not (session.serving.services and session.connection.is_up),
-            monotonic() + timeout_s,
+            self._engine.now() + timeout_s,
         )
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
@@ -392,7 +400,7 @@ class Client:
         async with self._closing:
             if engine.is_stopped:
                 return
-            until = monotonic() + timeout_s
+            until = engine.now() + timeout_s
             try:
                 await self.drain(timeout_s)
                 await engine.wait_until(lambda: not session.calling.hangs_on_us, until)
@@ -400,7 +408,7 @@ class Client:
                 engine.flush_soon()
                 if session.connection.is_up:
                     await engine.wait_until(
-                        lambda: engine.parted or not session.connection.is_up, monotonic() + FAREWELL_S
+                        lambda: engine.parted or not session.connection.is_up, engine.now() + FAREWELL_S
                     )
             finally:
                 engine.stop()

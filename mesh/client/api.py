@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 import traceback as tracebacks
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from msgspec import Struct, field
@@ -88,7 +88,7 @@ KIND_NAMES: tuple[Literal["call", "cast", "fanout"], ...] = ("call", "cast", "fa
 
 
 class Message(Struct, eq=False):
-    """A request as its handler sees it. ``deadline`` is on the clock of ``time.monotonic``.
+    """A request as its handler sees it. ``deadline`` is on its ``clock``, which is that of ``time.monotonic``.
 
     ``cancelled`` becomes True while it is handled if its caller gives it up; ``server`` is as the caller addressed it.
     """
@@ -101,11 +101,12 @@ class Message(Struct, eq=False):
     id: MessageId
     deadline: float
     cancelled: bool = False
+    clock: Callable[[], float] = time.monotonic
 
     @property
     def remaining_s(self) -> float:
         """Seconds until its caller waits no longer; negative after that."""
-        return self.deadline - time.monotonic()
+        return self.deadline - self.clock()
 
 
 class Reply(Struct):
@@ -312,19 +313,19 @@ def value_of(outcome: Outcome) -> Reply | Receipt | None:
     return receipt_of(outcome) if isinstance(outcome, records.Receipt) else None
 
 
-def until_of(deadline: float, timeout_s: float | None, *, confirm: bool) -> float:
+def until_of(deadline: float, timeout_s: float | None, now: float, *, confirm: bool) -> float:
     """Return how long a cast or fan-out is waited for: as asked, else for its end all its time, or to be held 10 s."""
     if timeout_s is None:
         if confirm:
             return deadline
         timeout_s = HELD_TIMEOUT_S
-    return min(deadline, time.monotonic() + timeout_s)
+    return min(deadline, now + timeout_s)
 
 
 # What a handler gets, and gives
 
 
-def message_of(request: Request, deadline: float) -> Message:
+def message_of(request: Request, deadline: float, clock: Callable[[], float]) -> Message:
     """Return a request as its handler sees it."""
     return Message(
         request.body,
@@ -334,6 +335,7 @@ def message_of(request: Request, deadline: float) -> Message:
         KIND_NAMES[request.kind],
         MessageId(request.node, request.session, request.seq),
         deadline,
+        clock=clock,
     )
 
 

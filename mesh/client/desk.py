@@ -7,14 +7,14 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from time import monotonic
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from mesh.client.api import aimed_receipt, error_of, request_of, value_of
 from mesh.client.calling import GRACE_S
 from mesh.client.connection import Phase
 from mesh.client.context import inherited_headers, inherited_timeout_s
-from mesh.client.engine import Engine, Ticket
+from mesh.client.engine import Ticket
 from mesh.client.events import (
     Aimed,
     CancelAsked,
@@ -32,12 +32,12 @@ from mesh.client.events import (
 )
 from mesh.client.session import Session
 from mesh.client.unheard import Unheard
-from mesh.client.workers import Pools
+from mesh.client.workers import Handler, Pools, Workers
 from mesh.core.records import Failure, Kind, Request
 from mesh.errors import AgentUnavailable, Indeterminate, OutcomeError, SessionClosed
 from mesh.types import MessageId
 
-__all__ = ["Desk"]
+__all__ = ["Carrier", "Desk"]
 
 PIPELINED_MAX = 64
 """Casts that wait for the acceptance of earlier ones before they are written."""
@@ -45,12 +45,45 @@ PIPELINED_MAX = 64
 logger = logging.getLogger("mesh")
 
 
+class Carrier(Protocol):
+    """What carries a session's bytes, has handlers run and knows the time: `Engine` with a socket and threads."""
+
+    pid: int
+    session: Session
+    unattended: Callable[[], bool]
+    hurried: Callable[[], bool]
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
+    @property
+    def is_stopped(self) -> bool: ...
+    @property
+    def is_reader(self) -> bool: ...
+    def now(self) -> float: ...
+    def start(self) -> None: ...
+    def wait(self, ticket: Ticket, until: float) -> None: ...
+    def wait_until(self, predicate: Callable[[], bool], until: float) -> bool: ...
+    def notice(self) -> None: ...
+    def finish(self, ticket: Ticket, outcome: object = None) -> None: ...
+    def pump(self, *, patiently: bool = False) -> None: ...
+    def ring(self) -> None: ...
+    def future(self) -> Future[Any]: ...
+    def workers(self, topic: str, handler: Handler, workers: int, *, expose_tracebacks: bool) -> Workers: ...
+    def stop(self) -> None: ...
+
+
 class Desk:
     """The calls, casts and services of one process. ``ends`` and ``holds``: who waits, by seq, for which of the two."""
 
-    def __init__(self, session: Session, paths: list[str], *, wait_for_room: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        carrier: Callable[[Session, Callable[[list[Event]], None]], Carrier],
+        *,
+        wait_for_room: bool,
+    ) -> None:
         self.session = session
-        self.engine = Engine(session, paths, self._dispatch)
+        self.engine = carrier(session, self._dispatch)
         self.engine.unattended = self._is_unattended
         self.pools = Pools()
         self.engine.hurried = self.pools.hurry
@@ -91,9 +124,10 @@ class Desk:
             kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits, monitor_s
         )
         waits = self._holds if until_held else self._ends
-        now = monotonic()
+        engine = self.engine
+        now = engine.now()
         deadline = now + timeout_s
-        with self.engine.lock:
+        with engine.lock:
             if self.session.calling.full(request, self.session.limits) is None or not self._wait_for_room:
                 seq = self.session.submit(request, timeout_s, now)
                 waits[seq] = target
@@ -107,7 +141,7 @@ class Desk:
         session = self.session
         while True:
             self.engine.wait_until(lambda: session.calling.full(request, session.limits) is None, deadline)
-            now = monotonic()
+            now = self.engine.now()
             with self.engine.lock:
                 if now >= deadline or session.calling.full(request, session.limits) is None:
                     seq = session.submit(request, deadline - now, now)
@@ -149,7 +183,7 @@ class Desk:
 
     def future(self, submit: Callable[[Future[Any]], tuple[int, float]], *, pipelined: bool) -> Future[Any]:
         """Return a future for what ``submit`` begins; cancelling it cancels that."""
-        future: Future[Any] = Future()
+        future = self.engine.future()
         seq, _ = submit(future)
         with self.engine.lock:
             self._futures += 1
@@ -189,7 +223,7 @@ class Desk:
         if target is not None:
             self._finish(target, event.outcome)
         elif isinstance(event.outcome, Failure):
-            self._unheard.note(event.outcome, monotonic())
+            self._unheard.note(event.outcome, self.engine.now())
 
     def _finish(self, target: Ticket | Future[Any], outcome: Outcome) -> None:
         if isinstance(target, Ticket):

@@ -17,13 +17,16 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from time import monotonic
+from typing import Any
 
 from mesh.client.connection import Phase
 from mesh.client.events import Event, Lost
 from mesh.client.session import Session
 from mesh.client.socketpath import trust
 from mesh.client.wire import FrameReader, frames
+from mesh.client.workers import Handler, Pool
 from mesh.errors import ProtocolError
 
 __all__ = ["Engine", "Ticket"]
@@ -86,6 +89,16 @@ class Engine:
     def start(self) -> None:
         """Begin to keep the session connected."""
         threading.Thread(target=self._attend, name="mesh-reader", daemon=True).start()
+
+    now = staticmethod(monotonic)
+
+    def future(self) -> Future[Any]:
+        """Return a future that somebody may wait for."""
+        return Future()
+
+    def workers(self, topic: str, handler: Handler, workers: int, *, expose_tracebacks: bool) -> Pool:
+        """Return threads for a topic that is served."""
+        return Pool(self, topic, handler, workers, expose_tracebacks=expose_tracebacks)
 
     @property
     def is_stopped(self) -> bool:

@@ -1,13 +1,9 @@
-"""A session on an asyncio loop: its connection, its timer, and who waits for what.
-
-What is queued in one iteration of the loop is written at its end, at once.
-"""
+"""A session on an asyncio loop: who waits for what. A `Line` carries its bytes and knows the time."""
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Mapping
-from time import monotonic
+from typing import Any, Protocol
 
 from mesh.client.api import aimed_receipt, error_of, request_of
 from mesh.client.calling import GRACE_S
@@ -30,62 +26,37 @@ from mesh.client.events import (
     ServingTold,
 )
 from mesh.client.session import Session
-from mesh.client.socketpath import trust
 from mesh.client.tasks import Pool
 from mesh.client.unheard import Unheard
-from mesh.client.wire import FrameReader, frames
 from mesh.core.records import Failure, Kind, Request
-from mesh.errors import AgentUnavailable, Indeterminate, OutcomeError, ProtocolError, SessionClosed
+from mesh.errors import AgentUnavailable, Indeterminate, OutcomeError, SessionClosed
 from mesh.types import MessageId
 
-__all__ = ["Engine"]
-
-READ_BYTES = 256 << 10
+__all__ = ["Engine", "Line"]
 
 logger = logging.getLogger("mesh")
 
 
-class _Wire(asyncio.Protocol):
-    """One connection. ``rest`` is its socket once more, to read to the end what asyncio drops when a write fails."""
+class Line(Protocol):
+    """What carries a session's bytes and knows the time: `Stream` with a socket."""
 
-    def __init__(self, engine: "Engine", rest: socket.socket) -> None:
-        self._engine = engine
-        self._rest = rest
-        self._frames = FrameReader()
-        self.transport: asyncio.Transport | None = None
-        self.is_paused = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self._engine.connected(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._engine.received(self, self._frames, data)
-
-    def pause_writing(self) -> None:
-        self.is_paused = True
-
-    def resume_writing(self) -> None:
-        self.is_paused = False
-        self._engine.flush_soon()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if error is not None:
-            try:
-                while data := self._rest.recv(READ_BYTES):
-                    self._engine.received(self, self._frames, data)
-            except OSError:
-                pass
-        self._rest.close()
-        self._engine.lost(self, f"the connection was lost ({error})" if error else "the agent closed the connection")
+    def now(self) -> float: ...
+    def open(self) -> None: ...
+    def flush_soon(self) -> None: ...
+    async def wait(self, future: asyncio.Future[Any], until: float) -> None: ...
+    def lose(self, reason: str) -> None: ...
+    def close(self) -> None: ...
 
 
 class Engine:
-    """Moves one session's bytes, and tells who waits: by seq, in ``ends`` for its end, in ``holds`` to be accepted."""
+    """Tells who waits what came: by seq, in ``ends`` for its end, in ``holds`` to be accepted. ``line`` makes a line
+    that tells what came of the session."""
 
-    def __init__(self, session: Session, paths: list[str]) -> None:
+    def __init__(self, session: Session, line: Callable[[Session, Callable[[list[Event]], None]], Line]) -> None:
         self.session = session
+        self.line = line(session, self._after)
+        self.now = self.line.now
+        self.flush_soon = self.line.flush_soon
         self.loop = asyncio.get_running_loop()
         self.ends: dict[int, asyncio.Future[Outcome]] = {}
         self.holds: dict[int, asyncio.Future[Outcome]] = {}
@@ -94,110 +65,13 @@ class Engine:
         self.told: dict[str, ServingTold] = {}
         self.refused: Refused | None = None
         self.parted = False
-        self._paths = paths
-        self._wire: _Wire | None = None
         self._watches: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._is_flushing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._dialling: asyncio.Task[None] | None = None
         self._unheard = Unheard()
 
     @property
     def is_stopped(self) -> bool:
         """Whether `stop` was called."""
         return self.session.phase is Phase.CLOSED
-
-    # The connection
-
-    def dial(self) -> None:
-        """Begin to keep the session connected."""
-        self._dialling = self.loop.create_task(self._dial())
-
-    async def _dial(self) -> None:
-        session = self.session
-        while session.phase is Phase.AWAY:
-            await asyncio.sleep(max(0.0, session.connection.redial_at - monotonic()))
-            reasons = []
-            for path in self._paths:
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.setblocking(False)
-                try:
-                    trust(path)
-                    sock.connect(path)  # at once or never: a full backlog is EAGAIN, which asyncio takes for success
-                    wire = _Wire(self, sock.dup())
-                    await self.loop.create_unix_connection(lambda made=wire: made, sock=sock)  # type: ignore[misc]
-                    return
-                except OSError as error:
-                    sock.close()
-                    reasons.append(error.strerror or str(error))
-            session.disconnected("; ".join(dict.fromkeys(reasons)), monotonic())
-            self._after([])
-
-    def connected(self, wire: _Wire) -> None:
-        """A socket was opened."""
-        if self.is_stopped:
-            assert wire.transport is not None
-            wire.transport.abort()
-            return
-        self._wire = wire
-        self.session.connected(monotonic())
-        self.flush_soon()
-
-    def received(self, wire: _Wire, cut: FrameReader, data: bytes) -> None:
-        """Bytes came."""
-        if wire is not self._wire:
-            return
-        events: list[Event] = []
-        now = monotonic()
-        try:
-            for batch in cut.feed(data):
-                events += self.session.received(batch, now)
-        except ProtocolError as error:
-            events.append(Lost(str(error)))
-        self._after(events)
-
-    def lost(self, wire: _Wire, reason: str) -> None:
-        """The connection is over."""
-        if wire is not self._wire:
-            return
-        self._wire = None
-        if wire.transport is not None:
-            wire.transport.abort()
-        if not self.is_stopped:
-            self.session.disconnected(reason, monotonic())
-            logger.info("the connection to the agent is lost: %s", reason)
-            self._after([])
-            self.dial()
-
-    def flush_soon(self) -> None:
-        """Write what is queued at the end of this iteration."""
-        if not self._is_flushing:
-            self._is_flushing = True
-            self.loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._is_flushing = False
-        wire = self._wire
-        while wire is not None and not wire.is_paused and self.session.wants_write:
-            transport = wire.transport
-            if transport is None or transport.is_closing():
-                break
-            transport.write(frames(self.session.take(monotonic())))
-        self._rearm()
-
-    def _rearm(self) -> None:
-        """Have `_tick` called in time; a timer that is earlier than need be stays."""
-        due = None if self.is_stopped else self.session.deadline()
-        if due is None or (self._timer is not None and self._timer.when() <= due):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.loop.call_later(max(0.0, due - monotonic()), self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        if not self.is_stopped:
-            self._after(self.session.tick(monotonic()))
 
     # What came of it
 
@@ -227,7 +101,7 @@ class Engine:
         if future is not None:
             _resolve(future, event.outcome)
         elif isinstance(event.outcome, Failure):
-            self._unheard.note(event.outcome, monotonic())
+            self._unheard.note(event.outcome, self.now())
 
     def _told(self, event: Event) -> None:
         """The rare events."""
@@ -251,8 +125,8 @@ class Engine:
             logger.info("the agent drains: %s", event.reason or "no reason given")
         elif isinstance(event, Parted):
             self.parted = True
-        elif isinstance(event, Lost) and self._wire is not None:
-            self.lost(self._wire, event.reason)
+        elif isinstance(event, Lost):
+            self.line.lose(event.reason)
 
     # Waiting
 
@@ -263,10 +137,7 @@ class Engine:
         watch = (predicate, self.loop.create_future())
         self._watches.append(watch)
         try:
-            async with asyncio.timeout(max(0.0, until - monotonic()) if until < float("inf") else None):
-                await watch[1]
-        except TimeoutError:
-            pass
+            await self.line.wait(watch[1], until)
         finally:
             self._watches.remove(watch)
         return predicate()
@@ -293,13 +164,13 @@ class Engine:
         request = request_of(
             kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits, monitor_s
         )
-        return request, monotonic() + timeout_s
+        return request, self.now() + timeout_s
 
     def submit(
         self, request: Request, deadline: float, waits: dict[int, asyncio.Future[Outcome]]
     ) -> tuple[int, asyncio.Future[Outcome]]:
         """Queue a request; return its seq and the future of its outcome. Raises Overloaded."""
-        now = monotonic()
+        now = self.now()
         seq = self.session.submit(request, deadline - now, now)
         future: asyncio.Future[Outcome] = self.loop.create_future()
         waits[seq] = future
@@ -315,7 +186,7 @@ class Engine:
         """Return the outcome; a request that nobody waits for any more, at ``until`` or if cancelled, is given up."""
         try:
             if until is not None:
-                await asyncio.wait((future,), timeout=until + GRACE_S - monotonic())
+                await self.line.wait(future, until + GRACE_S)
                 if not future.done():
                     raise self.give_up(seq)
             return await future
@@ -341,11 +212,7 @@ class Engine:
         self.session.close()
         for pool in list(self.pools.values()):
             pool.stop()
-        for handle in (self._timer, self._dialling):
-            if handle is not None:
-                handle.cancel()
-        if self._wire is not None:
-            self.lost(self._wire, "closed")
+        self.line.close()
         for waits in (self.ends, self.holds):
             for future in waits.values():
                 if not future.done():

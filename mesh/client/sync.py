@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self, cast, overload
 
@@ -36,8 +35,8 @@ from mesh.client.api import (
 )
 from mesh.client.context import current
 from mesh.client.desk import Desk
-from mesh.client.engine import Ticket
-from mesh.client.workers import Handler, Pool
+from mesh.client.engine import Engine, Ticket
+from mesh.client.workers import Handler
 from mesh.core.records import Kind
 from mesh.errors import AgentUnavailable, Rejected, SessionClosed
 from mesh.types import MessageId
@@ -63,12 +62,15 @@ def connect(
     """
     check_name("topic", app)
     check_name("namespace", namespace)
-    client = Client(app, namespace, fleet, socketpath.candidates(socket), wait_for_room=wait_for_room)
-    try:
-        client._await_welcome(connect_timeout_s)
-    except BaseException:
-        client._desk.stop()
-        raise
+    paths = socketpath.candidates(socket)
+    client = Client(
+        lambda: Desk(
+            new_session(app, namespace, fleet, " or ".join(paths)),
+            lambda session, dispatch: Engine(session, paths, dispatch),
+            wait_for_room=wait_for_room,
+        )
+    )
+    client.await_welcome(connect_timeout_s)
     return client
 
 
@@ -79,10 +81,8 @@ class Client:
     session of its own that serves nothing; the parent notices nothing.
     """
 
-    def __init__(self, app: str, namespace: str, fleet: str, paths: list[str], *, wait_for_room: bool) -> None:
-        self._make: Callable[[], Desk] = lambda: Desk(
-            new_session(app, namespace, fleet, " or ".join(paths)), paths, wait_for_room=wait_for_room
-        )
+    def __init__(self, make: Callable[[], Desk]) -> None:
+        self._make = make
         self._desks: dict[int, Desk] = {}
         self._closing = threading.Lock()
         self._desk = self._begin(os.getpid())
@@ -106,17 +106,22 @@ class Client:
             raise SessionClosed("this client is closed")
         return desk
 
-    def _await_welcome(self, timeout_s: float) -> None:
+    def await_welcome(self, timeout_s: float) -> None:
+        """Return when an agent has let this app in; raises why none did, after which the client is closed."""
         desk = self._desk
-        desk.engine.wait_until(
-            lambda: desk.session.connection.is_up or (desk.refused is not None and desk.refused.final),
-            monotonic() + timeout_s,
-        )
-        if desk.session.connection.is_up:
-            return
-        if desk.refused is not None and desk.refused.final:
-            raise refusal_of(desk.refused.reason, desk.refused.text)
-        raise no_agent(desk.session.away(), timeout_s)
+        try:
+            desk.engine.wait_until(
+                lambda: desk.session.connection.is_up or (desk.refused is not None and desk.refused.final),
+                desk.engine.now() + timeout_s,
+            )
+            if desk.session.connection.is_up:
+                return
+            if desk.refused is not None and desk.refused.final:
+                raise refusal_of(desk.refused.reason, desk.refused.text)
+            raise no_agent(desk.session.away(), timeout_s)
+        except BaseException:
+            desk.stop()
+            raise
 
     @property
     def node(self) -> str:
@@ -198,7 +203,7 @@ class Client:
         ticket = Ticket()
         flags = flags_of(confirm=confirm, once=once, durable=durable, wait=wait)
         seq, deadline = desk.submit(Kind.CAST, topic, body, ttl_s, headers, flags, ticket, until_held=not confirm)
-        value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, confirm=confirm)))
+        value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, desk.engine.now(), confirm=confirm)))
         return MessageId(desk.session.limits.node, desk.session.id, seq)
 
     def cast_async(
@@ -228,7 +233,7 @@ class Client:
         desk.engine.pump()
         with desk.engine.lock:
             below = calling.next_seq
-        if not desk.engine.wait_until(lambda: calling.first_unheld() >= below, monotonic() + timeout_s):
+        if not desk.engine.wait_until(lambda: calling.first_unheld() >= below, desk.engine.now() + timeout_s):
             raise TimeoutError(f"casts were not accepted within {timeout_s} s: {desk.session.away() or 'no answer'}")
 
     def fanout(
@@ -249,14 +254,14 @@ class Client:
         ticket = Ticket()
         flags = flags_of(confirm=confirm)
         seq, deadline = desk.submit(Kind.FANOUT, topic, body, ttl_s, headers, flags, ticket, until_held=not confirm)
-        return value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, confirm=confirm)))  # type: ignore[return-value]
+        return value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, desk.engine.now(), confirm=confirm)))  # type: ignore[return-value]
 
     def query(self, what: str, *, timeout_s: float = CALL_TIMEOUT_S, **arguments: str) -> Any:
         """Ask the agent about itself (``status``, ``links``, ``topics`` …); return what its JSON holds."""
         desk = self._here()
-        until = monotonic() + timeout_s
+        until = desk.engine.now() + timeout_s
         with desk.engine.lock:
-            number = desk.session.query(what, arguments, monotonic())
+            number = desk.session.query(what, arguments, desk.engine.now())
         try:
             desk.engine.pump()
             came = desk.engine.wait_until(lambda: number in desk.reports, until)
@@ -334,12 +339,12 @@ class Client:
         name = check_name("server", server or default_server(session.limits.node, session.id))
         if topic in desk.pools:
             raise Rejected(f"this client serves {topic!r} already")
-        desk.pools.add(Pool(desk.engine, topic, handler, max(1, workers), expose_tracebacks=expose_tracebacks))
+        desk.pools.add(desk.engine.workers(topic, handler, max(1, workers), expose_tracebacks=expose_tracebacks))
         desk.told.pop(topic, None)
         with desk.engine.lock:
             session.serve(topic, name, max(1, workers), max(1, prefetch))
         desk.engine.pump()
-        came = desk.engine.wait_until(lambda: topic in desk.told, monotonic() + timeout_s)
+        came = desk.engine.wait_until(lambda: topic in desk.told, desk.engine.now() + timeout_s)
         if came and desk.told[topic].ok:
             desk.engine.ring()
             return handler
@@ -355,7 +360,7 @@ class Client:
         self._unserve(topic)
         services = desk.session.serving.services
         desk.engine.wait_until(
-            lambda: topic not in services or not desk.session.connection.is_up, monotonic() + timeout_s
+            lambda: topic not in services or not desk.session.connection.is_up, desk.engine.now() + timeout_s
         )
 
     def _unserve(self, topic: str) -> None:
@@ -382,7 +387,7 @@ class Client:
         """
         desk = self._here()
         _check_outside(desk)
-        session, until = desk.session, monotonic() + timeout_s
+        session, until = desk.session, desk.engine.now() + timeout_s
         for topic in list(session.serving.services):
             self._unserve(topic)
         return desk.engine.wait_until(
@@ -406,7 +411,7 @@ class Client:
         with self._closing:
             if desk.engine.is_stopped:
                 return
-            until = monotonic() + timeout_s
+            until = desk.engine.now() + timeout_s
             try:
                 desk.engine.pump()
                 self.drain(timeout_s)
@@ -417,7 +422,7 @@ class Client:
                 desk.engine.pump()
                 if is_up:
                     desk.engine.wait_until(
-                        lambda: desk.parted or not desk.session.connection.is_up, monotonic() + FAREWELL_S
+                        lambda: desk.parted or not desk.session.connection.is_up, desk.engine.now() + FAREWELL_S
                     )
             finally:
                 desk.stop()

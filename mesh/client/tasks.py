@@ -36,11 +36,11 @@ class Host(Protocol):
 
     session: Session
 
-    def flush_soon(self) -> None:
-        """Write what is queued."""
-
-    def notice(self) -> None:
-        """Something ended."""
+    @property
+    def now(self) -> Callable[[], float]: ...
+    @property
+    def flush_soon(self) -> Callable[[], None]: ...
+    def notice(self) -> None: ...
 
 
 class Pool:
@@ -85,8 +85,8 @@ class Pool:
             delivered = self._backlog.popleft()
             request = delivered.request
             id = (request.node, request.session, request.seq)
-            if self._session.begin(id, monotonic()):
-                self._begin(id, message_of(request, delivered.deadline))
+            if self._session.begin(id, self._host.now()):
+                self._begin(id, message_of(request, delivered.deadline, self._host.now))
             self._host.flush_soon()
 
     def _begin(self, id: Id, message: Message) -> None:

@@ -11,16 +11,18 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import monotonic
+from typing import Any, Protocol
 
 from mesh.client.api import Message, Reply, answer_of, failure_of, message_of
 from mesh.client.context import handling
-from mesh.client.engine import Engine
 from mesh.client.events import Delivered, Id
+from mesh.client.session import Session
 from mesh.core.records import Failure, Kind
 from mesh.core.records import Reply as WireReply
 
-__all__ = ["Handler", "Pool", "Pools"]
+__all__ = ["Handler", "Pool", "Pools", "Workers"]
 
 Handler = Callable[[Message], bytes | bytearray | memoryview | Reply | None]
 """Takes a message and returns the body of its reply; what it raises is told to the caller."""
@@ -34,10 +36,33 @@ LOOK_S = 0.003
 logger = logging.getLogger("mesh")
 
 
+class Host(Protocol):
+    """What workers need of an engine. ``session`` is touched only under ``lock``."""
+
+    session: Session
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
+    def now(self) -> float: ...
+    def pump(self) -> None: ...
+    def notice(self) -> None: ...
+
+
+class Workers(Protocol):
+    """The workers of one topic, as those see them who hand them work."""
+
+    topic: str
+
+    def put(self, delivered: Delivered) -> None: ...
+    def hurries(self) -> bool: ...
+    def cancel(self, id: Id) -> None: ...
+    def stop(self) -> None: ...
+
+
 class Pool:
     """The workers of one topic."""
 
-    def __init__(self, engine: Engine, topic: str, handler: Handler, workers: int, *, expose_tracebacks: bool) -> None:
+    def __init__(self, engine: Host, topic: str, handler: Handler, workers: int, *, expose_tracebacks: bool) -> None:
         self.topic = topic
         self.handler = handler
         self._engine = engine
@@ -109,13 +134,13 @@ class Pool:
                 return
             self._begun += 1
             began = monotonic()
-            self._run(delivered, began)
+            self.run(delivered, began)
             self._average_s += (monotonic() - began - self._average_s) / 8
             if backlog.empty() or not self.is_short:
                 self._engine.pump()
             self._engine.notice()
 
-    def _run(self, delivered: Delivered, now: float) -> None:
+    def run(self, delivered: Delivered, now: float) -> None:
         """Handle one request, and queue its answer."""
         request = delivered.request
         id = (request.node, request.session, request.seq)
@@ -123,7 +148,7 @@ class Pool:
         with engine.lock:
             if not engine.session.begin(id, now):
                 return
-        message = self._running[id] = message_of(request, delivered.deadline)
+        message = self._running[id] = message_of(request, delivered.deadline, engine.now)
         answer: WireReply | Failure | None = None
         failed = False
         try:
@@ -152,7 +177,7 @@ class Pools:
     """The pools of one client, by topic."""
 
     def __init__(self) -> None:
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, Workers] = {}
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._pools
@@ -160,7 +185,7 @@ class Pools:
     def __len__(self) -> int:
         return len(self._pools)
 
-    def add(self, pool: Pool) -> None:
+    def add(self, pool: Workers) -> None:
         """Add the pool of a topic."""
         self._pools[pool.topic] = pool
 
