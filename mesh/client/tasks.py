@@ -73,6 +73,10 @@ class Pool:
         """Return whether this task is that of a handler here."""
         return task is not None and any(running is task for _, running in self._running.values())
 
+    def awaiting(self) -> list[Message]:
+        """Return the messages whose handlers have begun and wait for something."""
+        return [message for message, task in self._running.values() if task is not None]
+
     def stop(self) -> None:
         """Cancel what runs, and begin nothing more."""
         self._backlog.clear()

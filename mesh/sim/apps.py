@@ -1,7 +1,7 @@
 """Apps of the simulated world: real client sessions, a shell around them, and handlers that behave in all ways.
 
-What can happen to its connection is its `Process`'s; an app can leave in order, and die. What it sends, runs and is told
-goes to the ledger.
+What can happen to its connection is its `Process`'s; an app can leave in order, and die. What it sends, runs and is
+told goes to the ledger.
 """
 
 from collections import deque

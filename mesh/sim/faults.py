@@ -13,7 +13,7 @@ from mesh.core.rng import Rng
 from mesh.sim.process import Process
 from mesh.sim.world import World
 
-__all__ = ["KINDS", "Fault", "Stage", "Victim", "draw_fault", "strike"]
+__all__ = ["KINDS", "Fault", "Stage", "Victim", "draw_fault", "meaning", "strike"]
 
 
 class Fault(Struct, frozen=True):
@@ -360,3 +360,8 @@ _STRIKES = {**_BETWEEN, **_TO_AGENTS, **_TO_APPS}
 
 KINDS: tuple[str, ...] = tuple(_STRIKES)
 """The names of all kinds of faults."""
+
+
+def meaning(kind: str) -> str:
+    """Return what a kind of fault does, in a sentence."""
+    return _STRIKES[kind].__doc__ or kind

@@ -15,11 +15,13 @@ __all__ = ["Process"]
 
 
 class Process:
-    """One app's process, a `Speaker`. ``read_s``: how long it takes over each frame."""
+    """One app's process, a `Speaker`. ``read_s``: how long it takes over each frame; ``on_write`` is called before it
+    writes."""
 
     def __init__(
         self, world: World, node: str, session: Session, tell: Callable[[list[Event]], None], *, read_s: float = 0.0
     ) -> None:
+        self.on_write: Callable[[], None] | None = None
         self.world, self.node, self.session, self.tell = world, node, session, tell
         self.unread: deque[Callable[[], None]] = deque()
         self.read_s = read_s
@@ -53,7 +55,9 @@ class Process:
 
     def take(self, now: float) -> list[bytes]:
         frames: list[bytes] = []
-        while self.paused_until <= self.world.now and self.session.wants_write:
+        if self.on_write is not None:
+            self.on_write()
+        while self.is_alive and self.paused_until <= self.world.now and self.session.wants_write:
             frames += self.session.take(now)
         return frames
 
@@ -149,9 +153,9 @@ class Process:
         if self.is_up and self.node in self.world.agents:
             self.world.detach(self.node, self, lossy=lossy)
 
-    def end(self) -> None:
-        """End the process."""
+    def end(self, *, dead: bool = True) -> None:
+        """End the process, or, unless it is ``dead``, only what it has to do with the mesh."""
         self.is_alive = False
         self.world.say(f"app {self.session.id} dies")
         if self.is_up and self.node in self.world.agents:
-            self.world.detach(self.node, self, dead=True)
+            self.world.detach(self.node, self, dead=dead)

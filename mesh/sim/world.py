@@ -143,11 +143,18 @@ class World:
 
     def run(self, until: float) -> None:
         """Let everything happen that is due up to ``until``."""
-        events = self._events
-        while events and events[0][0] <= until:
-            self.now, _, event = heapq.heappop(events)
-            event()
+        while self.next_at() <= until:
+            self.step()
         self.now = until
+
+    def next_at(self) -> float:
+        """Return when the next thing happens, which may be never: infinity."""
+        return self._events[0][0] if self._events else float("inf")
+
+    def step(self) -> None:
+        """Let the next thing happen. That may let others happen before it returns."""
+        self.now, _, event = heapq.heappop(self._events)
+        event()
 
     def set_clock(self, name: str, ahead_s: float, rate: float) -> None:
         """Have the clock of a machine that has no agent yet show ``ahead_s + rate * now``."""

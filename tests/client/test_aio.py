@@ -153,6 +153,7 @@ def test_a_handler_that_is_cancelled_before_its_first_step_is_answered_and_frees
     class Host:
         def __init__(self) -> None:
             self.session = Session(1, "app")
+            self.now = time.monotonic
 
         def flush_soon(self) -> None: ...
 

@@ -13,6 +13,7 @@ import pytest
 
 import mesh
 from mesh import Message
+from mesh.client.engine import Engine
 from mesh.client.unheard import Unheard
 from mesh.core.records import Failure, Status
 from tests.client.shells import WITHIN_S
@@ -152,6 +153,7 @@ class InterruptedOnce(dict[str, int]):
 def test_an_interrupt_as_a_thread_becomes_the_reader_leaves_the_role_to_others(mesh_socket: Path) -> None:
     with mesh.connect("interrupted", socket=mesh_socket) as client:
         engine = client._desk.engine
+        assert isinstance(engine, Engine)
         role = engine._role = InterruptedOnce()
         with pytest.raises(KeyboardInterrupt):
             engine._lead(lambda: True, float("inf"))

@@ -1,0 +1,98 @@
+"""What a test may ask for: the simulator's faults, by the names of its kinds, and those that apps fear most, in words.
+
+Each says what happens, to whom, for how long, and how a call may end that it meets: with these outcomes and no other.
+A call that is ``idempotent`` ends in fewer ways. A cast that was accepted is delivered all the same, within its ttl.
+"""
+
+from msgspec import Struct
+
+from mesh.client.api import Reply
+from mesh.errors import Indeterminate, OutcomeError, SessionClosed, Unroutable
+from mesh.sim import faults as sim
+
+__all__ = ["FAULTS", "Fault", "Outcome"]
+
+Outcome = type[Reply] | type[OutcomeError] | type[SessionClosed]
+
+NOTICED_S = 0.05
+"""How long most faults last: an agent's supervisor starts the next one about as soon."""
+
+LATE_S = 30.0
+"""Later than any call waits that did not ask for it."""
+
+
+class Fault(Struct, frozen=True):
+    """``kind`` is the simulator's, ``whom`` it meets the ``server`` of a call or its ``caller``: the app, its agent, or
+    the way from there to the other's. ``outcomes``: how the call may end, `Reply` among them if it may be answered."""
+
+    name: str
+    kind: str
+    whom: str
+    for_s: float
+    what: str
+    outcomes: tuple[Outcome, ...]
+    in_mid_call: bool = True
+
+
+REPLIED: tuple[Outcome, ...] = (Reply,)
+DOUBTFUL: tuple[Outcome, ...] = (Reply, Indeterminate)
+
+_FEARED = (
+    Fault(
+        *("the agent dies in mid-call", "kill", "caller", NOTICED_S),
+        "The agent of the caller's machine is killed when the handler has ended and before its answer leaves; its "
+        "supervisor starts another.",
+        DOUBTFUL,
+    ),
+    Fault(
+        *("the server's agent dies in mid-call", "kill", "server", NOTICED_S),
+        "The agent of the server's machine is killed when the handler has ended and before its answer leaves; its "
+        "supervisor starts another.",
+        DOUBTFUL,
+    ),
+    Fault(
+        *("the server dies in mid-call", "die", "server", NOTICED_S),
+        "The serving process dies when its handler has done its work and before its answer leaves.",
+        (Indeterminate,),
+    ),
+    Fault(
+        *("nobody serves", "leave", "server", NOTICED_S),
+        "Every app that serves the topic ends in order.",
+        (Unroutable,),
+        in_mid_call=False,
+    ),
+    Fault(
+        *("the reply is late", "stop-app", "server", LATE_S),
+        "The serving process is stopped when its handler has ended and before its answer leaves, and goes on later.",
+        DOUBTFUL,
+    ),
+    Fault(
+        *("the link breaks in mid-call", "cut", "server", NOTICED_S),
+        "The connection between the two agents is reset before the answer leaves.",
+        DOUBTFUL,
+    ),
+    Fault(
+        *("the network falls silent in mid-call", "silence", "server", LATE_S),
+        "The network between the two agents swallows everything, and tells nobody.",
+        DOUBTFUL,
+    ),
+    Fault(
+        *("the caller loses its agent's socket", "socket-error", "caller", NOTICED_S),
+        "The connection between the caller and its agent breaks; what was on its way is lost, both ways.",
+        REPLIED,
+    ),
+)
+
+CALLERS = ("empty", "stale")
+"""Kinds of which the caller's agent, and not the server's, feels the most."""
+
+_SURE = {"die": (Indeterminate,)}
+
+
+def _of_kind(kind: str) -> Fault:
+    whom = "caller" if kind in CALLERS else "server"
+    return Fault(kind, kind, whom, 1.0, sim.meaning(kind), _SURE.get(kind, DOUBTFUL))
+
+
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*_FEARED, *map(_of_kind, sim.KINDS))}
+"""Every fault by its name."""

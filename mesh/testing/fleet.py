@@ -1,0 +1,291 @@
+"""A fleet of agents in this process, in a time of its own, for the unit tests of apps.
+
+The agents are the real core and the clients are real, with all their checks; the network, the matchmaker and the clock
+are the simulator's. Time goes on only while somebody waits for the mesh, and then it jumps from one thing that happens
+to the next. The seed decides every delay, and what `Fleet.draw` draws.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mesh.client import aio
+from mesh.client.api import CONNECT_TIMEOUT_S, check_name, new_session
+from mesh.client.connection import Connection
+from mesh.client.desk import Desk
+from mesh.client.events import Event, Id
+from mesh.client.loop import Engine
+from mesh.client.serving import Stage
+from mesh.client.session import Session
+from mesh.client.sync import Client
+from mesh.core.context import NodeOptions
+from mesh.core.effects import Stop
+from mesh.core.records import Request
+from mesh.core.rng import Rng
+from mesh.sim import faults as sim
+from mesh.sim.world import NetworkOptions, World
+from mesh.spool.base import DeadOptions
+from mesh.spool.memory import MemorySpool
+from mesh.testing.app import App, Sent
+from mesh.testing.faults import FAULTS, Fault
+from mesh.testing.inline import Inline
+from mesh.testing.loop import Driver, Looped
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["Fleet"]
+
+INSTANT_S = 0.001
+"""What is due so soon has happened when a verb returns."""
+
+WAIT_S_MAX = 4_000.0
+"""How long somebody may wait who names no end, by the fleet's time: longer than any call."""
+
+RESTART_S = 0.05
+"""How soon an agent that stopped by itself is started again."""
+
+NETWORK = NetworkOptions((0.00001, 0.00005), (0.00001, 0.00001), (0.00001, 0.00005), disk_delay_s=(0.00001, 0.00005))
+"""Quick enough that what takes no time in a test is over within an instant."""
+
+
+class Fleet:
+    """Agents on ``nodes``, and the apps that `connect` to them: all of one thread's, or all of one event loop's.
+
+    ``sent`` has every message that an app has sent. A fleet whose ``seed`` is the same does the same.
+    """
+
+    def __init__(self, nodes: tuple[str, ...] = ("node1", "node2"), *, seed: int = 0) -> None:
+        if not nodes or len({*nodes}) < len(nodes):
+            raise ValueError(f"a fleet has one node or more, each once, not {nodes!r}")
+        self.nodes = nodes
+        self.sent: list[Sent] = []
+        self.lock = threading.RLock()
+        self.world = World(seed, NETWORK, traced=False)
+        self.world.on_stop = self._stopped
+        self.rng = Rng(seed)
+        self.driver: Driver | None = None
+        self._ids = Rng(seed + 1)
+        self._apps: list[App] = []
+        self._by_id: dict[Id, Sent] = {}
+        self._armed: list[tuple[Fault, str]] = []
+        self._depth = 0
+        self._disks = {name: MemorySpool(DeadOptions(), lambda: self.world.now) for name in nodes}
+        for name in nodes:
+            self.restart(name)
+        self.world.run(self.world.now + INSTANT_S)
+
+    # Apps
+
+    def connect(
+        self,
+        app: str = "app",
+        *,
+        namespace: str = "",
+        fleet: str = "",
+        socket: "str | os.PathLike[str] | None" = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        wait_for_room: bool = True,
+        node: str = "",
+    ) -> Client:
+        """Connect an app, as `mesh.connect` does, to the agent of ``node``; without one apps take the nodes in turn.
+
+        Its handlers run in the thread that waits. ``socket`` is not used: this may stand for `mesh.connect` itself.
+        """
+        if self.driver is not None:
+            raise RuntimeError("this fleet is an event loop's: connect to it with `await fleet.connect_aio(...)`")
+        place = self._place(node)
+
+        def make() -> Desk:
+            return Desk(
+                self._session(app, namespace, fleet, place),
+                lambda session, dispatch: Inline(self, place, session, dispatch),
+                wait_for_room=wait_for_room,
+            )
+
+        client = Client(make)
+        self._apps[-1].end = client._desk.stop
+        client.await_welcome(connect_timeout_s)
+        return client
+
+    async def connect_aio(
+        self,
+        app: str = "app",
+        *,
+        namespace: str = "",
+        fleet: str = "",
+        socket: "str | os.PathLike[str] | None" = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        wait_for_room: bool = True,
+        node: str = "",
+    ) -> aio.Client:
+        """Connect an app, as `mesh.aio.connect` does, in the running event loop."""
+        if self._apps and self.driver is None:
+            raise RuntimeError("this fleet is a thread's: connect to it with `fleet.connect(...)`")
+        if self.driver is None:
+            self.driver = Driver(self)
+        driver, place = self.driver, self._place(node)
+        engine = Engine(
+            self._session(app, namespace, fleet, place),
+            lambda session, after: Looped(driver, self.add(place, session, after)),
+        )
+        driver.engines.append(engine)
+        self._apps[-1].end = engine.stop
+        client = aio.Client(engine, wait_for_room=wait_for_room)
+        await client.await_welcome(connect_timeout_s)
+        return client
+
+    def _place(self, node: str) -> str:
+        if node and node not in self.nodes:
+            raise ValueError(f"there is no node {node!r} in this fleet, only {', '.join(self.nodes)}")
+        return node or self.nodes[len(self._apps) % len(self.nodes)]
+
+    def _session(self, app: str, namespace: str, fleet: str, place: str) -> Session:
+        session = new_session(
+            check_name("topic", app), check_name("namespace", namespace) if namespace else "", fleet, place
+        )
+        session.id = (self._ids.u64() >> 2) + 1
+        session.connection = Connection(self._ids.u64())
+        return session
+
+    def add(self, node: str, session: Session, dispatch: Callable[[list[Event]], None]) -> App:
+        """Add an app whose events ``dispatch`` is told."""
+        app = App(self.world, node, session, dispatch, self._was_sent, self._handled)
+        self._apps.append(app)
+        return app
+
+    def close(self) -> None:
+        """End every client at once: whoever still waits gets SessionClosed."""
+        for app in self._apps:
+            app.end()
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What was sent
+
+    def _was_sent(self, id: Id, sent: Sent) -> None:
+        self._by_id[id] = sent
+        self.sent.append(sent)
+
+    def _handled(self, app: App, request: Request, stage: Stage) -> None:
+        """A handler has begun a request, or ended it and its answer is about to leave."""
+        sent = self._by_id.get((request.node, request.session, request.seq))
+        if stage is Stage.RUNNING and sent is not None:
+            sent.runs += 1
+        elif stage is Stage.ENDED:
+            for number, (fault, topic) in enumerate(self._armed):
+                if topic == request.topic:
+                    del self._armed[number]
+                    self._strike_call(fault, app, request)
+                    break
+
+    # Time
+
+    @property
+    def now(self) -> float:
+        """The fleet's time, in seconds: what `Message.deadline` is measured by."""
+        return self.world.now
+
+    def sleep(self, duration_s: float) -> None:
+        """Let the fleet's time go on, in a test or in a handler; it takes none of the clock on the wall."""
+        until = self.now + duration_s
+        self.go_on(lambda: False, until)
+
+    async def sleep_aio(self, duration_s: float) -> None:
+        """Let the fleet's time go on, as `sleep` does, in a test or a handler of asyncio."""
+        if self.driver is None:
+            self.driver = Driver(self)
+        await self.driver.sleep(duration_s)
+
+    def go_on(self, goes_on_until: Callable[[], bool], until: float) -> None:
+        """Make things happen until the predicate is true, or it is ``until``."""
+        last = min(until, self.now + WAIT_S_MAX)
+        while True:
+            with self.lock:
+                if goes_on_until():
+                    return
+                if self.world.next_at() > last or self.now >= last:
+                    self.world.now = max(self.now, last)
+                    break
+                self.world.step()
+        if last < until:
+            raise RuntimeError(f"nothing that happened within {WAIT_S_MAX:g} s of the fleet's time ended this wait")
+
+    def settle(self) -> None:
+        """Have all happen that is due at once, unless a handler is running: it waits when it wants to."""
+        last = self.now + INSTANT_S
+        while not self._depth and self.world.next_at() <= last:
+            self.world.step()
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """A handler runs inside."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+    # What goes wrong
+
+    def fault(self, name: str, topic: str, *, for_s: float | None = None) -> Fault:
+        """Have a fault of `FAULTS` meet the next call of a topic, for ``for_s``; return it, with the outcomes that may
+        follow. It strikes when the call's handler has ended and before its answer leaves, or at once if it says so."""
+        fault = FAULTS.get(name)
+        if fault is None:
+            raise ValueError(f"there is no fault {name!r}, only: {', '.join(FAULTS)}")
+        if for_s is not None:
+            fault = Fault(fault.name, fault.kind, fault.whom, for_s, fault.what, fault.outcomes, fault.in_mid_call)
+        if fault.in_mid_call:
+            self._armed.append((fault, topic))
+            return fault
+        for app in self._apps:
+            if topic in app.session.serving.services:
+                self._strike(fault, app.node, app.node, app)
+        self.settle()
+        return fault
+
+    def draw(self, topic: str) -> Fault:
+        """Have a fault that the seed chooses meet the next call of a topic; return it."""
+        names = tuple(FAULTS)
+        fault = FAULTS[names[self.rng.below(len(names))]]
+        return self.fault(fault.name, topic, for_s=fault.for_s * self.rng.uniform(0.1, 2.0))
+
+    def _strike_call(self, fault: Fault, server: App, request: Request) -> None:
+        callers = (app for app in self._apps if (app.node, app.session.id) == (request.node, request.session))
+        caller = next(callers, server)
+        one, other = (caller, server) if fault.whom == "caller" else (server, caller)
+        self._strike(fault, one.node, other.node, one)
+
+    def _strike(self, fault: Fault, one: str, other: str, app: App) -> None:
+        number = self._apps.index(app)
+        if not sim.strike(self, sim.Fault(fault.kind, self.now, fault.for_s, one, other, number, 0.5)):
+            raise ValueError(
+                f"{fault.name!r} needs two nodes, or an app that is there: {one} and {other} were to meet it"
+            )
+
+    # The simulator's stage
+
+    def app(self, number: int) -> App:
+        """Return an app by its number."""
+        return self._apps[number]
+
+    def until(self, fault: sim.Fault, undo: Callable[[], None]) -> None:
+        """Undo a fault when its time is over."""
+        self.world.at(self.now + fault.for_s, undo)
+
+    def restart(self, name: str) -> None:
+        """Start an agent, unless it runs; what it had on its disk is there."""
+        if name not in self.world.agents:
+            self.world.start(name, NodeOptions(), self._disks[name])
+
+    def replace(self, number: int) -> None:
+        """No process takes the place of one that died: a test connects it."""
+
+    def _stopped(self, name: str, stop: Stop) -> None:
+        self.world.at(self.now + RESTART_S, lambda: self.restart(name))
