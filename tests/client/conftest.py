@@ -29,7 +29,7 @@ def mesh_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(params=sorted(SHELLS))
 def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
-    """Threads, and asyncio."""
+    """Threads and asyncio, with an agent and in a fleet of `mesh.testing`."""
     made = SHELLS[request.param]()
     yield made
     made.close()

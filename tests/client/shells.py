@@ -1,7 +1,9 @@
-"""The two clients behind one face, so that each test is written once and run on both."""
+"""The clients behind one face, so that each test is written once and run on all: on real agents, and in a fleet of
+`mesh.testing`."""
 
 import asyncio
 import concurrent.futures
+import contextvars
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import Any, Protocol, cast
 
 import mesh
 from mesh import Message, Receipt, Reply, rpc
+from mesh.testing import Fleet
 
-__all__ = ["SHELLS", "AioShell", "Face", "Shell", "SyncShell"]
+__all__ = ["SHELLS", "WAITING_FOR_THE_TEST", "AioShell", "Face", "FleetShell", "Shell", "SyncShell"]
 
 WITHIN_S = 30.0
+STEP_S = 0.005
 
 Handle = Callable[[Message], Any]
 
@@ -37,10 +41,12 @@ class Face(Protocol):
 
 
 class Shell(Protocol):
-    """Connects clients, and closes them all at the end. ``wrap`` makes a handler that may block."""
+    """Connects clients, and closes them all at the end. ``wrap`` makes a handler that may block, ``calling`` one that
+    calls others."""
 
     def connect(self, socket: Path, app: str = "app", **options: Any) -> Face: ...
     def wrap(self, handler: Handle) -> Handle: ...
+    def calling(self, handler: Handle) -> Handle: ...
     def rpc_call(self, client: Face, topic: str, method: str, arguments: dict[str, Any], **options: Any) -> Any: ...
     def close(self) -> None: ...
 
@@ -59,6 +65,8 @@ class SyncShell:
     def wrap(self, handler: Handle) -> Handle:
         return handler
 
+    calling = wrap
+
     def rpc_call(self, client: Face, topic: str, method: str, arguments: dict[str, Any], **options: Any) -> Any:
         return rpc.call(client, topic, method, arguments, **options)
 
@@ -68,16 +76,18 @@ class SyncShell:
 
 
 class AioShell:
-    """`mesh.aio.connect`, in a loop that runs in a thread of its own."""
+    """`mesh.aio.connect`, or what a fleet has for it, in a loop that runs in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, fleet: Fleet | None = None) -> None:
+        self._fleet = fleet
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._clients: list[AioFace] = []
 
     def connect(self, socket: Path, app: str = "app", **options: Any) -> Face:
-        client = AioFace(self, self.run(mesh.aio.connect(app, socket=socket, **options)))
+        connect = self._fleet.connect_aio if self._fleet is not None else mesh.aio.connect
+        client = AioFace(self, self.run(connect(app, socket=socket, **options)))
         self._clients.append(client)
         return client
 
@@ -86,6 +96,8 @@ class AioShell:
             return await asyncio.to_thread(handler, message)
 
         return wrapped
+
+    calling = wrap
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> "concurrent.futures.Future[Any]":
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
@@ -104,6 +116,37 @@ class AioShell:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(WITHIN_S)
         self.loop.close()
+
+
+class FleetShell:
+    """`Fleet.connect`: handlers run in the thread that waits, and never until something that the test does."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+
+    def connect(self, socket: Path, app: str = "app", **options: Any) -> Face:
+        return cast(Face, self.fleet.connect(app, **options))
+
+    def wrap(self, handler: Handle) -> Handle:
+        """Have the handler block in a thread, and the fleet's time pass meanwhile."""
+
+        def wrapped(message: Message) -> Any:
+            with concurrent.futures.ThreadPoolExecutor(1) as threads:
+                result = threads.submit(contextvars.copy_context().run, handler, message)
+                while not concurrent.futures.wait([result], STEP_S).done:
+                    self.fleet.sleep(STEP_S)
+            return result.result()
+
+        return wrapped
+
+    def calling(self, handler: Handle) -> Handle:
+        return handler
+
+    def rpc_call(self, client: Face, topic: str, method: str, arguments: dict[str, Any], **options: Any) -> Any:
+        return rpc.call(client, topic, method, arguments, **options)
+
+    def close(self) -> None:
+        self.fleet.close()
 
 
 class AioFace:
@@ -162,4 +205,12 @@ class AioFace:
         self._do(self.client.close, timeout_s)
 
 
-SHELLS: dict[str, Callable[[], Shell]] = {"sync": SyncShell, "aio": AioShell}
+SHELLS: dict[str, Callable[[], Shell]] = {
+    "sync": SyncShell,
+    "aio": AioShell,
+    "fleet": FleetShell,
+    "fleet-aio": lambda: AioShell(Fleet()),
+}
+
+WAITING_FOR_THE_TEST = [name for name in SHELLS if name != "fleet"]
+"""Those whose handlers may block until the test goes on."""

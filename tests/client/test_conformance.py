@@ -13,9 +13,11 @@ import pytest
 
 import mesh
 from mesh import Message, Reply, rpc
-from tests.client.shells import WITHIN_S, AioFace, Face, Shell
+from tests.client.shells import WAITING_FOR_THE_TEST, WITHIN_S, AioFace, Face, Shell
 
 pytestmark = pytest.mark.io
+
+waits_for_the_test = pytest.mark.parametrize("shell", WAITING_FOR_THE_TEST, indirect=True)
 
 
 @pytest.fixture
@@ -282,12 +284,13 @@ def test_calls_of_a_handler_inherit_its_deadline_and_headers(
         outer.call(f"{topic}-in", timeout_s=60.0, headers={"other": "1"})
         return b"done"
 
-    outer.serve(f"{topic}-out", shell.wrap(handle))
+    outer.serve(f"{topic}-out", shell.calling(handle))
     assert b"done" == client.call(f"{topic}-out", timeout_s=15.0, headers={"traceparent": "t", "a": "b"}).body
     assert [{"traceparent": "t", "a": "b"}, {"traceparent": "t", "other": "1"}] == [headers for headers, _ in seen]
     assert all(0 < remaining_s <= 15.1 for _, remaining_s in seen)
 
 
+@waits_for_the_test
 def test_workers_bound_how_many_run_at_once(client: Face, server: Face, shell: Shell, topic: str) -> None:
     running: list[int] = []
     most: list[int] = []
@@ -326,6 +329,7 @@ def test_a_topic_that_is_no_longer_served_is_not_routed_to(
     assert {b"two", b"again"} == {client.call(topic).body for _ in range(4)}
 
 
+@waits_for_the_test
 def test_closing_finishes_what_is_in_hand(client: Face, server: Face, shell: Shell, topic: str) -> None:
     begun, gate = threading.Event(), threading.Event()
 
@@ -365,6 +369,7 @@ def test_a_closed_client_says_so(client: Face, topic: str) -> None:
         client.call(topic)
 
 
+@waits_for_the_test
 def test_who_waits_while_the_client_closes_is_told(client: Face, server: Face, shell: Shell, topic: str) -> None:
     gate = threading.Event()
     server.serve(topic, shell.wrap(lambda _: gate.wait(WITHIN_S) and None))
@@ -394,6 +399,7 @@ def test_the_agent_answers_questions_about_itself(client: Face) -> None:
         client.query("no-such-thing")
 
 
+@waits_for_the_test
 def test_cancelling_a_future_tells_the_handler(client: Face, server: Face, shell: Shell, topic: str) -> None:
     begun, told = threading.Event(), threading.Event()
 
