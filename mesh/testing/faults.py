@@ -1,18 +1,17 @@
 """What a test may ask for: the simulator's faults, by the names of its kinds, and those that apps fear most, in words.
 
 Each says what happens, to whom, for how long, and how a call may end that it meets: with these outcomes and no other.
-A call that is ``idempotent`` ends in fewer ways. A cast that was accepted is delivered all the same, within its ttl.
 """
 
 from msgspec import Struct
 
 from mesh.client.api import Reply
-from mesh.errors import Indeterminate, OutcomeError, SessionClosed, Unroutable
+from mesh.errors import Indeterminate, OutcomeError, Unroutable
 from mesh.sim import faults as sim
 
 __all__ = ["FAULTS", "Fault", "Outcome"]
 
-Outcome = type[Reply] | type[OutcomeError] | type[SessionClosed]
+Outcome = type[Reply] | type[OutcomeError]
 
 NOTICED_S = 0.05
 """How long most faults last: an agent's supervisor starts the next one about as soon."""
@@ -22,8 +21,9 @@ LATE_S = 30.0
 
 
 class Fault(Struct, frozen=True):
-    """``kind`` is the simulator's, ``whom`` it meets the ``server`` of a call or its ``caller``: the app, its agent, or
-    the way from there to the other's. ``outcomes``: how the call may end, `Reply` among them if it may be answered."""
+    """``kind`` is the simulator's; ``whom`` it meets, the ``server`` of a call or its ``caller``: the app, its agent,
+    or the way from there to the other's. ``outcomes``: how the call may end, `Reply` among them if it may be answered;
+    ``idempotent``: how it may end besides if it is that, and another instance serves."""
 
     name: str
     kind: str
@@ -31,10 +31,11 @@ class Fault(Struct, frozen=True):
     for_s: float
     what: str
     outcomes: tuple[Outcome, ...]
+    idempotent: tuple[Outcome, ...] = ()
     in_mid_call: bool = True
 
 
-REPLIED: tuple[Outcome, ...] = (Reply,)
+ANSWERED: tuple[Outcome, ...] = (Reply,)
 DOUBTFUL: tuple[Outcome, ...] = (Reply, Indeterminate)
 
 _FEARED = (
@@ -54,10 +55,11 @@ _FEARED = (
         *("the server dies in mid-call", "die", "server", NOTICED_S),
         "The serving process dies when its handler has done its work and before its answer leaves.",
         (Indeterminate,),
+        (Reply,),
     ),
     Fault(
         *("nobody serves", "leave", "server", NOTICED_S),
-        "Every app that serves the topic ends in order.",
+        "Every app that serves the topic ends in order, before the call.",
         (Unroutable,),
         in_mid_call=False,
     ),
@@ -69,29 +71,35 @@ _FEARED = (
     Fault(
         *("the link breaks in mid-call", "cut", "server", NOTICED_S),
         "The connection between the two agents is reset before the answer leaves.",
-        DOUBTFUL,
+        ANSWERED,
     ),
     Fault(
         *("the network falls silent in mid-call", "silence", "server", LATE_S),
-        "The network between the two agents swallows everything, and tells nobody.",
+        "The network between the two agents swallows everything, and tells nobody, before the answer leaves.",
         DOUBTFUL,
     ),
     Fault(
         *("the caller loses its agent's socket", "socket-error", "caller", NOTICED_S),
         "The connection between the caller and its agent breaks; what was on its way is lost, both ways.",
-        REPLIED,
+        ANSWERED,
     ),
 )
 
-CALLERS = ("empty", "stale")
-"""Kinds of which the caller's agent, and not the server's, feels the most."""
+_ANSWERED = (
+    *("cut", "half-cut", "slow", "noise", "deaf", "lag", "drain", "hang-up", "socket-error", "slow-app", "leave"),
+    *("away", "wipe", "empty", "split", "stale"),
+)
+"""Kinds that a call lives through whose handler has ended, by the rules of delivery."""
 
-_SURE = {"die": (Indeterminate,)}
+_TO_CALLERS = ("empty", "stale")
+"""Kinds that the caller's agent, and not the server's, feels the most."""
 
 
 def _of_kind(kind: str) -> Fault:
-    whom = "caller" if kind in CALLERS else "server"
-    return Fault(kind, kind, whom, 1.0, sim.meaning(kind), _SURE.get(kind, DOUBTFUL))
+    whom, what = ("caller" if kind in _TO_CALLERS else "server"), sim.meaning(kind)
+    if kind == "die":
+        return Fault(kind, kind, whom, 1.0, what, (Indeterminate,), (Reply,))
+    return Fault(kind, kind, whom, 1.0, what, ANSWERED if kind in _ANSWERED else DOUBTFUL)
 
 
 FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*_FEARED, *map(_of_kind, sim.KINDS))}

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from mesh.client import aio
 from mesh.client.api import CONNECT_TIMEOUT_S, check_name, new_session
 from mesh.client.connection import Connection
@@ -30,15 +32,12 @@ from mesh.spool.memory import MemorySpool
 from mesh.testing.app import App, Sent
 from mesh.testing.faults import FAULTS, Fault
 from mesh.testing.inline import Inline
-from mesh.testing.loop import Driver, Looped
+from mesh.testing.loop import INSTANT_S, Driver, Looped
 
 if TYPE_CHECKING:
     import os
 
 __all__ = ["Fleet"]
-
-INSTANT_S = 0.001
-"""What is due so soon has happened when a verb returns."""
 
 WAIT_S_MAX = 4_000.0
 """How long somebody may wait who names no end, by the fleet's time: longer than any call."""
@@ -204,7 +203,7 @@ class Fleet:
 
     def go_on(self, goes_on_until: Callable[[], bool], until: float) -> None:
         """Make things happen until the predicate is true, or it is ``until``."""
-        last = min(until, self.now + WAIT_S_MAX)
+        last = until if until < float("inf") else self.now + WAIT_S_MAX
         while True:
             with self.lock:
                 if goes_on_until():
@@ -240,7 +239,7 @@ class Fleet:
         if fault is None:
             raise ValueError(f"there is no fault {name!r}, only: {', '.join(FAULTS)}")
         if for_s is not None:
-            fault = Fault(fault.name, fault.kind, fault.whom, for_s, fault.what, fault.outcomes, fault.in_mid_call)
+            fault = structs.replace(fault, for_s=for_s)
         if fault.in_mid_call:
             self._armed.append((fault, topic))
             return fault
@@ -252,8 +251,7 @@ class Fleet:
 
     def draw(self, topic: str) -> Fault:
         """Have a fault that the seed chooses meet the next call of a topic; return it."""
-        names = tuple(FAULTS)
-        fault = FAULTS[names[self.rng.below(len(names))]]
+        fault = list(FAULTS.values())[self.rng.below(len(FAULTS))]
         return self.fault(fault.name, topic, for_s=fault.for_s * self.rng.uniform(0.1, 2.0))
 
     def _strike_call(self, fault: Fault, server: App, request: Request) -> None:
@@ -265,9 +263,8 @@ class Fleet:
     def _strike(self, fault: Fault, one: str, other: str, app: App) -> None:
         number = self._apps.index(app)
         if not sim.strike(self, sim.Fault(fault.kind, self.now, fault.for_s, one, other, number, 0.5)):
-            raise ValueError(
-                f"{fault.name!r} needs two nodes, or an app that is there: {one} and {other} were to meet it"
-            )
+            between = "both apps are on" if one == other else f"on the way to {other} it meets nobody on"
+            raise ValueError(f"{fault.name!r} cannot happen here: {between} {one}")
 
     # The simulator's stage
 

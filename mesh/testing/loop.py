@@ -18,7 +18,7 @@ from mesh.testing.app import App
 if TYPE_CHECKING:
     from mesh.testing.fleet import Fleet
 
-__all__ = ["Driver", "Looped"]
+__all__ = ["INSTANT_S", "Driver", "Looped"]
 
 IDLE_TURNS = 64
 """Iterations of the loop without news after which tasks are taken to wait."""
@@ -27,6 +27,7 @@ EVENTS_MAX = 256
 """What happens in one iteration at most."""
 
 INSTANT_S = 0.001
+"""What is due so soon happens at once."""
 
 
 class Driver:
@@ -88,10 +89,18 @@ class Driver:
             elif self._somebody_waits():
                 self._let_time_pass()
         except BaseException as error:
-            for wait in self.waits:
-                if not wait.done():
-                    wait.set_exception(error)
-            raise
+            if not self._fail(error):
+                raise
+
+    def _fail(self, error: BaseException) -> bool:
+        """Tell everybody who waits of something that should not have happened; return whether anybody does."""
+        futures: list[asyncio.Future[Any]] = list(self.waits)
+        for engine in self.engines:
+            futures += [*engine.ends.values(), *engine.holds.values()]
+        waiting = [future for future in futures if not future.done()]
+        for future in waiting:
+            future.set_exception(error)
+        return bool(waiting)
 
     def _do_what_is_due(self) -> bool:
         lines, self.lines = self.lines, {}
