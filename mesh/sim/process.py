@@ -85,7 +85,8 @@ class Process:
             self._after(self.session.received(data, self.time()))
 
     def _after(self, events: list[Event]) -> None:
-        self.tell(events)
+        if events:
+            self.tell(events)
         if not self.world.now < self.wakes_at:
             self._wake()
 
@@ -93,6 +94,7 @@ class Process:
         if self.is_up and self.is_alive:
             self.is_up = False
             self.session.disconnected("the socket is gone", self.time())
+            self.tell([])
             self._redial()
 
     # What it does by itself

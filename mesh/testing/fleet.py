@@ -122,9 +122,7 @@ class Fleet:
         """Connect an app, as `mesh.aio.connect` does, in the running event loop."""
         if self._apps and self.driver is None:
             raise RuntimeError("this fleet is a thread's: connect to it with `fleet.connect(...)`")
-        if self.driver is None:
-            self.driver = Driver(self)
-        driver, place = self.driver, self._place(node)
+        driver, place = self._drive(), self._place(node)
         engine = Engine(
             self._session(app, namespace, fleet, place),
             lambda session, after: Looped(driver, self.add(place, session, after)),
@@ -197,9 +195,14 @@ class Fleet:
 
     async def sleep_aio(self, duration_s: float) -> None:
         """Let the fleet's time go on, as `sleep` does, in a test or a handler of asyncio."""
+        await self._drive().sleep(duration_s)
+
+    def _drive(self) -> Driver:
+        """Return what makes things happen in the running event loop."""
         if self.driver is None:
             self.driver = Driver(self)
-        await self.driver.sleep(duration_s)
+        self.driver.check()
+        return self.driver
 
     def go_on(self, goes_on_until: Callable[[], bool], until: float) -> None:
         """Make things happen until the predicate is true, or it is ``until``."""
@@ -243,9 +246,11 @@ class Fleet:
         if fault.in_mid_call:
             self._armed.append((fault, topic))
             return fault
-        for app in self._apps:
-            if topic in app.session.serving.services:
-                self._strike(fault, app.node, app.node, app)
+        servers = [app for app in self._apps if topic in app.session.serving.services]
+        if not servers:
+            raise ValueError(f"nobody serves {topic!r} here, whom {name!r} could meet")
+        for app in servers:
+            self._strike(fault, app.node, app.node, app)
         self.settle()
         return fault
 

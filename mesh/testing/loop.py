@@ -44,15 +44,24 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._paced_from: tuple[float, float] | None = None
 
+    def check(self) -> None:
+        """Raise RuntimeError in another loop than its own."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError("this fleet is another event loop's: each test makes its own")
+
     # Somebody waits
 
     async def wait(self, future: asyncio.Future[Any], until: float) -> None:
         """Return when the future is done, or the fleet's time is ``until``."""
-        if asyncio.get_running_loop() is not self.loop:
-            raise RuntimeError("this fleet is another event loop's: each test makes its own")
         alarm: asyncio.Future[None] = self.loop.create_future()
+
+        def ring() -> None:
+            if not alarm.done():
+                alarm.set_result(None)
+                self.kick()
+
         if until < float("inf"):
-            self.fleet.world.at(until, lambda: None if alarm.done() else alarm.set_result(None))
+            self.fleet.world.at(until, ring)
         self.waits[alarm] = current()
         self.kick()
         try:
@@ -130,8 +139,10 @@ class Driver:
             return
         self._idle += 1
         if self._idle > IDLE_TURNS:
-            self._idle = 0
-            world.step()
+            for _ in range(EVENTS_MAX):
+                world.step()
+                if not self._idle:  # somebody was told something
+                    return
         self._schedule()
 
     def _is_busy_elsewhere(self) -> bool:

@@ -1,0 +1,140 @@
+"""A fleet in this process: who may connect, what is seen of what was sent, and how its time goes."""
+
+import time
+from typing import assert_type
+
+import pytest
+
+import mesh
+from mesh import Message, Reply, testing
+from mesh.testing import Fleet
+from mesh.testing.fixtures import fleet
+
+__all__ = ["fleet"]
+
+
+def echo(message: Message) -> bytes:
+    return message.body
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> mesh.Client:
+    fleet.connect("server").serve("words", echo)
+    return fleet.connect("web")
+
+
+def test_what_it_gives_is_the_products_own_client(fleet: Fleet) -> None:
+    client = fleet.connect("web")
+    assert_type(client, mesh.Client)
+    assert type(client) is mesh.Client
+
+
+def test_apps_take_the_nodes_in_turn_or_the_one_that_they_name(fleet: Fleet) -> None:
+    assert ["node1", "node2", "node1"] == [fleet.connect().node for _ in range(3)]
+    assert "node1" == fleet.connect(node="node1").node
+    with pytest.raises(ValueError, match="no node 'node3' in this fleet, only node1, node2"):
+        fleet.connect(node="node3")
+    with pytest.raises(ValueError, match="one node or more, each once"):
+        Fleet(("a", "a"))
+
+
+def test_names_and_fleets_are_refused_in_the_products_words(fleet: Fleet) -> None:
+    with pytest.raises(mesh.Rejected, match="may hold only"):
+        fleet.connect("no such/app!")
+    with pytest.raises(mesh.Rejected, match="fleet"):
+        fleet.connect(fleet="another")
+
+
+def test_it_may_stand_for_connect_itself(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh, "connect", fleet.connect)
+    with mesh.connect("web", socket="/run/mesh/agent.sock", connect_timeout_s=1.0) as client:
+        assert client.node in fleet.nodes
+
+
+def test_every_message_is_seen_with_its_end(fleet: Fleet, client: mesh.Client) -> None:
+    client.call("words", b"a", headers={"k": "v"})
+    client.cast("words", b"b")
+    client.fanout("words", b"c", confirm=True)
+    with pytest.raises(mesh.Unroutable):
+        client.call("nothing")
+    call, cast, fanout, failed = fleet.sent
+    assert ("web", "call", "words", "", b"a", {"k": "v"}) == (
+        *(call.app, call.kind, call.topic, call.server),
+        *(call.body, call.headers),
+    )
+    assert (client.node, client.session) == (call.id.node, call.id.session)
+    assert [("call", 1, True), ("cast", 1, True), ("fanout", 1, True)] == [
+        (sent.kind, sent.runs, sent.ended) for sent in (call, cast, fanout)
+    ]
+    assert isinstance(call.outcome, Reply)
+    assert isinstance(fanout.outcome, mesh.Receipt)
+    assert cast.outcome is None
+    assert isinstance(failed.outcome, mesh.Unroutable)
+    assert 0 == failed.runs
+
+
+def test_what_a_verb_sets_off_has_happened_when_it_returns(fleet: Fleet) -> None:
+    done: list[bytes] = []
+    fleet.connect("server").serve("mail", lambda message: done.append(message.body))
+    client = fleet.connect("web")
+    client.cast("mail", b"1")
+    assert [b"1"] == done
+    future = client.cast_async("mail", b"2")
+    assert ([b"1", b"2"], True) == (done, future.done())
+    client.fanout("mail", b"3")
+    assert [b"1", b"2", b"3"] == done
+    client.cast("mail", b"4", durable=True)
+    assert b"4" == done[-1]
+
+
+def test_a_thousand_calls_take_no_time_of_the_fleet_to_speak_of(fleet: Fleet, client: mesh.Client) -> None:
+    for number in range(1_000):
+        client.call("words", b"%d" % number)
+    assert fleet.now < 2.0
+    assert 1_000 == len(fleet.sent)
+
+
+def test_waiting_takes_the_fleets_time_and_none_of_the_clock_on_the_wall(fleet: Fleet, client: mesh.Client) -> None:
+    began, cpu = fleet.now, time.process_time()
+    with pytest.raises(mesh.Expired):
+        client.call("nothing", wait=True, timeout_s=3_000.0)
+    assert 3_000.0 <= fleet.now - began < 3_001.0
+    fleet.sleep(2.0)
+    assert 3_002.0 <= fleet.now - began < 3_003.0
+    assert time.process_time() - cpu < 30.0
+
+
+def test_a_wait_that_nothing_ends_is_an_error(fleet: Fleet) -> None:
+    client = fleet.connect("server")
+    with pytest.raises(RuntimeError, match="nothing that happened within 4000 s of the fleet's time ended this wait"):
+        client.run()
+
+
+def test_the_same_seed_does_the_same() -> None:
+    def played(seed: int) -> list[object]:
+        with Fleet(seed=seed) as fleet:
+            fleet.connect("server").serve("words", echo)
+            client = fleet.connect("web")
+            client.call("words", b"x")
+            drawn = fleet.draw("words")
+            return [client.session, fleet.now, drawn]
+
+    assert played(1) == played(1)
+    assert played(1) != played(2)
+
+
+def test_clients_are_closed_with_the_fleet() -> None:
+    with Fleet() as fleet:
+        client = fleet.connect()
+    with pytest.raises(mesh.SessionClosed):
+        client.call("words")
+
+
+def test_a_fleet_is_a_threads_or_a_loops(fleet: Fleet) -> None:
+    fleet.connect()
+    with pytest.raises(RuntimeError, match="this fleet is a thread's"):
+        fleet.connect_aio().send(None)
+
+
+def test_the_public_names_are_these() -> None:
+    assert ["FAULTS", "Fault", "Fleet", "Sent"] == testing.__all__

@@ -1,0 +1,153 @@
+"""The client for asyncio in a fleet: time jumps when all wait for the mesh, and goes with the clock when not all do."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any, assert_type
+
+import pytest
+
+import mesh
+from mesh import Message, aio
+from mesh.testing import Fleet
+
+
+def run(scenario: Callable[[Fleet], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        with Fleet() as fleet:
+            await scenario(fleet)
+
+    asyncio.run(main())
+
+
+async def echo(message: Message) -> bytes:
+    return message.body
+
+
+def test_what_it_gives_is_the_products_own_client() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        client = await fleet.connect_aio("web")
+        assert_type(client, aio.Client)
+        assert type(client) is aio.Client
+        with pytest.raises(RuntimeError, match="this fleet is an event loop's"):
+            fleet.connect()
+
+    run(scenario)
+
+
+def test_a_thousand_calls_at_once_take_no_time_of_the_fleet_to_speak_of() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        await (await fleet.connect_aio("server")).serve("words", echo, workers=100)
+        client = await fleet.connect_aio("web")
+        replies = await asyncio.gather(*(client.call("words", b"%d" % number) for number in range(1_000)))
+        assert [b"%d" % number for number in range(1_000)] == [reply.body for reply in replies]
+        assert fleet.now < 2.0
+
+    run(scenario)
+
+
+def test_handlers_that_take_the_fleets_time_take_it_side_by_side() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        async def slow(message: Message) -> bytes:
+            await fleet.sleep_aio(float(message.body))
+            return message.body
+
+        await (await fleet.connect_aio("server")).serve("slow", slow)
+        client = await fleet.connect_aio("web")
+        began = fleet.now
+        await asyncio.gather(client.call("slow", b"9"), client.call("slow", b"5"))
+        assert 9.0 <= fleet.now - began < 9.1
+        with pytest.raises(mesh.Indeterminate):
+            await client.call("slow", b"5", timeout_s=1.0)
+
+    run(scenario)
+
+
+def test_time_jumps_while_a_handler_waits_for_calls_of_its_own_tasks() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        server, client = await fleet.connect_aio("server"), await fleet.connect_aio("web")
+
+        async def ask_two(_: Message) -> bytes:
+            calls = (server.call("nothing", wait=True, timeout_s=3_000.0) for _ in range(2))
+            return b" ".join(
+                type(end).__name__.encode() for end in await asyncio.gather(*calls, return_exceptions=True)
+            )
+
+        await server.serve("words", ask_two)
+        began, wall = fleet.now, monotonic()
+        assert b"Expired Expired" == (await client.call("words", timeout_s=3_500.0)).body
+        assert fleet.now - began >= 3_000.0
+        assert monotonic() - wall < 1_500.0
+
+    run(scenario)
+
+
+@pytest.mark.io
+def test_time_goes_with_the_clock_while_a_handler_waits_for_something_else() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        async def stuck(_: Message) -> None:
+            await asyncio.Event().wait()
+
+        async def working(_: Message) -> bytes:
+            await asyncio.sleep(0.05)
+            return b"done"
+
+        server, client = await fleet.connect_aio("server"), await fleet.connect_aio("web")
+        await server.serve("stuck", stuck)
+        await server.serve("working", working)
+        assert b"done" == (await client.call("working")).body
+        with pytest.raises(mesh.Indeterminate):
+            await client.call("stuck", timeout_s=0.2)
+
+    run(scenario)
+
+
+def test_a_task_that_is_cancelled_cancels_its_call() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        seen: list[Message] = []
+
+        async def stuck(message: Message) -> None:
+            seen.append(message)
+            await fleet.sleep_aio(5.0)
+
+        await (await fleet.connect_aio("server")).serve("stuck", stuck)
+        client = await fleet.connect_aio("web")
+        future = client.call_async("stuck")
+        await fleet.sleep_aio(0.1)
+        assert future.cancel()
+        await fleet.sleep_aio(0.1)
+        assert [True] == [message.cancelled for message in seen]
+
+    run(scenario)
+
+
+def test_what_should_not_have_happened_is_told_to_whoever_waits() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        await (await fleet.connect_aio("server", node="node1")).serve("words", echo)
+        client = await fleet.connect_aio("web", node="node1")
+        fleet.fault("the link breaks in mid-call", "words")
+        with pytest.raises(ValueError, match="both apps are on node1"):
+            await client.call("words")
+
+    run(scenario)
+
+
+def test_each_loop_makes_its_own_fleet() -> None:
+    fleet = Fleet()
+
+    async def connect() -> None:
+        await fleet.connect_aio()
+
+    asyncio.run(connect())
+    with pytest.raises(RuntimeError, match="another event loop's"):
+        asyncio.run(connect())
+
+
+def test_clients_may_be_closed() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        async with await fleet.connect_aio("web") as client:
+            assert client.node == (await client.query("status"))["node"]
+        with pytest.raises(mesh.SessionClosed):
+            await client.call("words")
+
+    run(scenario)
