@@ -204,12 +204,12 @@ class Fleet:
         self.driver.check()
         return self.driver
 
-    def go_on(self, goes_on_until: Callable[[], bool], until: float) -> None:
+    def go_on(self, is_done: Callable[[], bool], until: float) -> None:
         """Make things happen until the predicate is true, or it is ``until``."""
         last = until if until < float("inf") else self.now + WAIT_S_MAX
         while True:
             with self.lock:
-                if goes_on_until():
+                if is_done():
                     return
                 if self.world.next_at() > last or self.now >= last:
                     self.world.now = max(self.now, last)
