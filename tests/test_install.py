@@ -89,6 +89,15 @@ def test_importing_mesh_loads_neither_the_agents_libraries_nor_asyncio(base: Pat
     assert "[]" == run(base / "python", "-I", "-c", code).strip()
 
 
+def test_the_base_install_is_enough_to_test_an_app(base: Path) -> None:
+    code = (
+        "from mesh.testing import Fleet; fleet = Fleet(); "
+        "fleet.connect('server').serve('words', lambda message: message.body); "
+        "print(fleet.connect('web').call('words', b'x').body)"
+    )
+    assert "b'x'" == run(base / "python", "-I", "-c", code).strip()
+
+
 @pytest.mark.parametrize("command", ["mesh", "heartmesh"])
 def test_the_commands_of_the_base_install_say_what_to_install(base: Path, command: str) -> None:
     assert HINT in run(base / command, "--version", status=1)
