@@ -23,17 +23,24 @@ def config() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def check(file: Path, as_json: bool) -> int:
-    """Check FILE as an agent on this machine would read it; exit with 1 and every problem if it could not start."""
+    """Check FILE as an agent on this machine would read it; exit with 1 and every problem if it could not start.
+
+    With --json a good file's open files are told too: what LimitNOFILE of the agent's unit has to be at least.
+    """
     from mesh.config import load
 
     try:
-        load(file)
+        needed = load(file).descriptors_needed
     except ConfigError as error:
         if not as_json:
             raise
         click.echo(json.dumps({"file": str(file), "ok": False, "problems": error.problems}, indent=2))
         return Exit.FAILED
-    click.echo(json.dumps({"file": str(file), "ok": True, "problems": []}, indent=2) if as_json else f"{file}: ok")
+    if as_json:
+        found = {"file": str(file), "ok": True, "problems": [], "descriptors_needed": needed}
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(f"{file}: ok")
     return Exit.OK
 
 
