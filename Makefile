@@ -8,7 +8,7 @@ ARGS ?=
 SEEDS ?= 0..9999
 
 help: ## Show this list
-	@awk -F': ## ' '/^[a-z]+: ## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F': ## ' '/^[a-z-]+: ## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with the agent and all tools for working on it
 	@scripts/setup dev
@@ -17,12 +17,13 @@ demo: ## Watch a mesh of three agents do real work, on this machine, under a min
 	@scripts/setup agent
 	@$(BIN)/mesh demo $(ARGS)
 
-check: ## Lint, formatting, types, import layers, house rules, links in the documentation
+check: ## Lint, formatting, types, import layers, the Ansible collection, house rules, links in the documentation
 	@scripts/setup dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@scripts/ansible-lint
 	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs_links.py
 
 test: ## Everything, with a real Consul: each core module's coverage, then all tests, fast ones first (ARGS="-k link")
@@ -30,6 +31,16 @@ test: ## Everything, with a real Consul: each core module's coverage, then all t
 	@scripts/consul
 	@$(BIN)/python scripts/core-coverage
 	@$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+test-ansible: ## Deploy with Ansible to hosts that boot in namespaces of this machine: about seven minutes, as root
+	@scripts/setup dev
+	@scripts/consul
+	@scripts/hosts-tree
+	@$(BIN)/python -m pytest -x --durations=0 tests/hosts $(ARGS)
+
+wheelhouse: ## Put the wheels of heartmesh and all that it needs into dist/wheelhouse, for hosts without a registry
+	@scripts/setup agent
+	@scripts/wheelhouse
 
 consul: ## Find Consul on PATH, or build it (about nine minutes, once)
 	@scripts/consul

@@ -1,4 +1,4 @@
-"""The Ansible role on hosts that boot: three agents and a Consul server, with the example's own inventory and playbooks.
+"""The Ansible role on hosts that boot: three agents and a Consul server, the example's own inventory and playbooks.
 
 One story in the order of the file, each test from where the last one left the hosts.
 """
@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +23,10 @@ ADDRESSES = {"registry": "10.77.0.10", "node1": "10.77.0.11", "node2": "10.77.0.
 NODES = ("node1", "node2", "node3")
 NOW, NEXT, BROKEN = "0.1.0", "0.1.0.post1", "0.1.0.post2"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
-STATE = "stat -c '%n %Y' /opt/heartmesh/* /opt/heartmesh/*/agent.toml /etc/systemd/system/heartmesh*; systemctl show -p MainPID heartmesh-agent"
+STATE = (
+    "stat -c '%n %Y' /opt/heartmesh/* /opt/heartmesh/*/agent.toml /etc/systemd/system/heartmesh*; "
+    "systemctl show -p MainPID heartmesh-agent"
+)
 
 
 class Ran(NamedTuple):
@@ -228,12 +230,14 @@ def test_a_host_whose_power_fails_comes_back_and_is_called_again(site: Site) -> 
     lost = site.machines["node3"]
     lost.kill()
     with Load(site.machines["node1"]) as load:
-        until(lambda: len(outcomes(load.machine)) == 2, "the other two answer")
+        until(lambda: {"from node1", "from node2"} <= outcomes(load.machine).keys(), "the other two answer")
         lost.boot()
         until(lambda: lost.ssh("/opt/heartmesh/current/bin/mesh status").returncode == 0, "its agent is up")
         start_app(lost, "worker", "serve")
         until(lambda: "from node3" in outcomes(load.machine), "it is called again")
-    assert {} == load.failures
+    print(f"power failure: {load.counts}")
+    # What was with it may have run. Nothing else fails, and nothing is answered wrongly.
+    assert [] == [outcome for outcome in load.failures if not outcome.startswith("Indeterminate")]
 
 
 def test_a_rolling_upgrade_under_load_fails_no_call(site: Site) -> None:
@@ -263,6 +267,41 @@ def test_going_back_under_load_needs_no_wheels_and_fails_no_call(site: Site) -> 
     assert [NOW] * 3 == site.versions()
     print(f"rollback: {load.counts}")
     assert {} == load.failures
+
+
+def test_the_unit_leaves_little_exposed(site: Site) -> None:
+    """Of ten, by systemd's own measure."""
+    told = site.machines["node1"].run("systemd-analyze security --no-pager heartmesh-agent").splitlines()[-1]
+    print(told)
+    exposure = re.search(r"level for heartmesh-agent.service: ([0-9.]+)", told)
+    assert exposure is not None, told
+    assert float(exposure[1]) < 2.5
+
+
+def test_an_agent_that_was_killed_is_started_again_and_one_that_cannot_work_is_not(site: Site) -> None:
+    node = site.machines["node2"]
+    node.run("systemctl kill --signal=KILL heartmesh-agent")
+    until(lambda: node.ssh("systemctl is-active heartmesh-agent").returncode == 0, "systemd starts it again")
+    unit = "heartmesh-agent@.service"
+    node.write(f"/etc/systemd/system/{unit}", (ROOT / "deploy/systemd" / unit).read_text())
+    node.run("echo 'fleat = 1' >/etc/heartmesh/green.toml; systemctl daemon-reload")
+    node.ssh("systemctl start heartmesh-agent@green")
+    until(lambda: node.ssh("systemctl is-failed heartmesh-agent@green").returncode == 0, "it is given up")
+    assert "NRestarts=0" == node.run("systemctl show -p NRestarts heartmesh-agent@green").strip()
+    assert "fleat" in node.run("journalctl --unit heartmesh-agent@green --output cat")
+
+
+def test_two_fleets_share_a_host(site: Site) -> None:
+    node = site.machines["node2"]
+    node.write("/etc/heartmesh/blue.toml", 'preset = "local"\n[agent]\nfleet = "blue"\nlink_port = 7442\n')
+    node.run("systemctl start heartmesh-agent@blue")
+    command = "/opt/heartmesh/current/bin/mesh status --json --socket"
+    fleets = [
+        json.loads(node.run(f"{command} {socket}"))["fleet"]
+        for socket in ("/run/mesh/agent.sock", "/run/mesh-blue/agent.sock")
+    ]
+    assert ["example", "blue"] == fleets
+    node.run("systemctl stop heartmesh-agent@blue && rm -r /etc/systemd/system/heartmesh-agent@.service /run/mesh-blue")
 
 
 def test_removal_leaves_nothing_of_the_role(site: Site) -> None:
