@@ -26,6 +26,10 @@ BOOT_S = 60.0
 COMMAND_S = 120.0
 CGROUPS = Path("/sys/fs/cgroup")
 
+# nspawn alone would leave its host running: killed, it tells nobody. As the first of a process namespace it takes all
+# along, and so does the end of the test.
+DIES_WHOLE = ("setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
 
 def until(condition: Callable[[], Any], what: str, within_s: float = BOOT_S) -> Any:
     """Wait for a condition and return what made it true; ``what`` names it in the failure."""
@@ -86,14 +90,14 @@ class Machine:
         """Start it and wait until it can be logged in to."""
         for group in self.cgroups:
             group.mkdir(exist_ok=True)
-        joined = " && ".join(f"echo $$ > {group}/cgroup.procs" for group in self.cgroups)
+        joined = " && ".join(f"echo 0 >{group}/cgroup.procs" for group in self.cgroups)
         nspawn = (
             "systemd-nspawn --quiet --register=no --keep-unit --boot --network-bridge=br0 --link-journal=no "
             f"--console=pipe --machine={self.name} --directory={self.root}"
         )
         with (self.directory / "console").open("ab") as console:
             self.process = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{self.machines.namespace}", "sh", "-c", f"{joined} && exec {nspawn}"],
+                [*self.machines.within(), *DIES_WHOLE, "sh", "-c", f"{joined} && exec {nspawn}"],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -111,6 +115,12 @@ class Machine:
             self.process.kill()
             self.process.wait()
             self.process = None
+            until(lambda: not any(self._pids()), f"nothing of {self.name} runs any more")
+
+    def _pids(self) -> list[str]:
+        return [
+            pid for group in self.cgroups for path in group.rglob("cgroup.procs") for pid in path.read_text().split()
+        ]
 
     def ssh(self, command: str) -> "subprocess.CompletedProcess[str]":
         """Run a command on it as root; returns how it ended."""
@@ -133,8 +143,7 @@ class Machine:
         do("umount", self.root)
         for group in self.cgroups:
             for inner in sorted(group.glob("**/"), reverse=True):
-                with contextlib.suppress(OSError):  # its last process may still be on its way out
-                    inner.rmdir()
+                inner.rmdir()
 
 
 class Machines:
