@@ -45,6 +45,7 @@ class Site:
         self.machines = machines
         self.wheelhouse = directory / "wheelhouse"
         self.collections = directory / "collections"
+        self.fleet_keys = directory / "keys"
         self.consul = subprocess.check_output([ROOT / "scripts/consul"], text=True).strip()
         self._install_collection(directory)
         self._make_wheels(directory)
@@ -81,6 +82,8 @@ class Site:
             "consul_binary": self.consul,
             "mesh_agent_wheelhouse": str(self.wheelhouse),
             "mesh_agent_version": NOW,
+            "mesh_agent_fleet_keys": str(self.fleet_keys),
+            "mesh_agent_signer": str(BIN / "mesh"),
             **variables,
         }
         environment = {
@@ -302,6 +305,30 @@ def test_two_fleets_share_a_host(site: Site) -> None:
     ]
     assert ["example", "blue"] == fleets
     node.run("systemctl stop heartmesh-agent@blue && rm -r /etc/systemd/system/heartmesh-agent@.service /run/mesh-blue")
+
+
+def test_new_keys_under_load_fail_no_call(site: Site) -> None:
+    show = "runuser -u heartmesh -- /opt/heartmesh/current/bin/mesh keys show /var/lib/mesh/example/keys --json"
+    before = [json.loads(node.run(show))["certificate"] for node in site.nodes()]
+    with Load(site.machines["node1"]) as load:
+        site.succeed("rotate-keys.yml")
+    after = [json.loads(node.run(show))["certificate"] for node in site.nodes()]
+    assert [True] * 3 == [old != new for old, new in zip(before, after, strict=True)]
+    print(f"new keys: {load.counts}")
+    assert {} == load.failures
+
+
+def test_a_revoked_node_is_shut_out_and_the_others_go_on(site: Site) -> None:
+    subprocess.run([BIN / "mesh", "keys", "revoke", site.fleet_keys, "node3"], check=True)
+    site.succeed("upgrade.yml", "--limit", "node1,node2")
+    with Load(site.machines["node1"]) as load:
+        until(lambda: {"from node1", "from node2"} <= outcomes(load.machine).keys(), "the other two answer")
+    assert ["node1", "node2"] == load.answered_by
+    site.machines["node3"].run("rm -r /var/lib/mesh/example/keys")
+    site.succeed("upgrade.yml")
+    with Load(site.machines["node1"]) as load:
+        until(lambda: len(outcomes(load.machine)) == 3, "with a new key all three answer")
+    assert {} == load.failures
 
 
 def test_removal_leaves_nothing_of_the_role(site: Site) -> None:
