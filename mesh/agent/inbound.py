@@ -240,6 +240,11 @@ class Inbounds:
                 self.handshake_failed = _MISFIT if self.options.keys is not None else _STRANGER
         self._bound_unproven(self.options.inbound_unproven_max, "inbound_unproven_max")
 
+    @property
+    def unproven(self) -> int:
+        """How many have not shown who they are."""
+        return sum(not inbound.proven for inbound in self.by_fd.values())
+
     def _bound_unproven(self, most: int, why: str) -> None:
         """End the oldest of the unproven, down to so many."""
         unproven = [inbound for inbound in self.by_fd.values() if not inbound.proven]

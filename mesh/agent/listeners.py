@@ -16,7 +16,7 @@ from mesh.agent.exits import Exit, Refused
 from mesh.agent.unpatched import Socket, getaddrinfo, sleep
 from mesh.config.places import path_problem
 
-__all__ = ["AppListener", "check_path", "listen_links"]
+__all__ = ["AppListener", "check_path", "listen_http", "listen_links"]
 
 _PICKS_MAX = 16
 _STALE_WAIT_S = 1.0
@@ -132,6 +132,18 @@ def listen_links(hosts: Sequence[str], port: int, backlog: int) -> tuple[socket.
                     Exit.UNAVAILABLE, f"cannot listen for links on {failed} port {port}: {error.strerror}; {hint}"
                 ) from None
     raise AssertionError("unreachable")
+
+
+def listen_http(host: str, port: int, backlog: int) -> socket.socket:
+    """Listen for readers of the page; port 0 picks a free one."""
+    try:
+        return _listen(host, port, backlog)
+    except OSError as error:
+        raise Refused(
+            Exit.UNAVAILABLE,
+            f"cannot listen for HTTP on {host} port {port}: {error.strerror}; stop what listens there, or choose "
+            "another http_listen",
+        ) from None
 
 
 def _listen(host: str, port: int, backlog: int) -> socket.socket:

@@ -26,9 +26,11 @@ from gevent.event import Event
 from mesh.agent import logs
 from mesh.agent.exits import Exit
 from mesh.agent.guard import Guard
+from mesh.agent.http import HttpServer
 from mesh.agent.incarnation import raise_incarnation
 from mesh.agent.ipc import AppEvents, Apps, AppsOptions
 from mesh.agent.links import LinkEvents, Links, LinksOptions
+from mesh.agent.pages import Pages, read_token
 from mesh.agent.poison import Poison
 from mesh.agent.process import READY, pulse
 from mesh.agent.recorder import Recorder
@@ -87,6 +89,7 @@ class Reactor:
         inherited: Inherited,
         matchmaker: Matchmaker,
         note: Callable[..., None],
+        http_token: str = "",
     ) -> None:
         self.config = config
         self.inherited = inherited
@@ -132,6 +135,13 @@ class Reactor:
             note,
         )
         self.spooler = self._make_spooler()
+        self.http: HttpServer | None = None
+        if inherited.http_listener is not None:
+            pages = Pages(self.node, self._limits, http_token, self.clock)
+            http = config.http
+            self.http = HttpServer(
+                inherited.http_listener, pages.answer, http.http_connections_max, http.http_request_s, note
+            )
         self.timer = self.loop.timer(0.0)
         self.carriers: dict[type, Callable[[Any], None]] = {
             OpenLink: self._open_link,
@@ -194,6 +204,8 @@ class Reactor:
         self.watcher.start()
         if self.spooler is not None:
             self.node.use_spool(self.clock())
+        if self.http is not None:
+            self.http.start()
         gevent.spawn(self._beat)
         self._flush_soon()
         pulse(self.inherited.pulse_fd, READY)
@@ -201,6 +213,8 @@ class Reactor:
         if self.status == Exit.FAILED:
             return self.status
         self._flush()
+        if self.http is not None:
+            self.http.stop()
         self.watcher.stop(withdraw=self.status == Exit.OK)
         if self.spooler is not None:
             self.spooler.stop()
@@ -234,6 +248,19 @@ class Reactor:
             preset=self.config.preset,
             security=self.guard.facts() if self.guard is not None else {"curve": False},
         )
+
+    def _limits(self) -> dict[str, tuple[float, float]]:
+        """Return how much is used of what only the shell bounds."""
+        agent, facts = self.config.agent, self.node.facts
+        used: dict[str, Any] = {
+            "app_connections_max": (len(self.apps.connections), agent.app_connections_max),
+            "inbound_unproven_max": (self.links.inbounds.unproven, agent.inbound_unproven_max),
+            "descriptors": (facts.get("descriptors", 0), facts.get("descriptors_max", 0)),
+            "recorder_bytes": (self.recorder.bytes, self.config.recorder.recorder_bytes),
+        }
+        if self.http is not None:
+            used["http_connections_max"] = (len(self.http.open), self.config.http.http_connections_max)
+        return used
 
     # What comes in
 
@@ -466,4 +493,9 @@ def run(config: Config, inherited: Inherited) -> int:
     except (ConfigError, MatchmakerError) as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.UNAVAILABLE), why=str(error))
         return Exit.UNAVAILABLE
-    return Reactor(config, keys, inherited, matchmaker, note).run()
+    try:
+        token = read_token(config.http.http_token_file) if config.http.http_token_file else ""
+    except ValueError as error:
+        note(REACTOR_STOPS, Level.ERROR, status=int(Exit.CONFIGURATION), why=str(error))
+        return Exit.CONFIGURATION
+    return Reactor(config, keys, inherited, matchmaker, note, token).run()

@@ -49,5 +49,6 @@ def _options(config: Config) -> SupervisorOptions:
         socket_group=config.socket_group,
         link_hosts=config.bind,
         link_port=config.link_port,
+        http_address=(config.http_address.host, config.http_address.port) if config.http_address else None,
         watchdog_s=config.watchdog_s,
     )

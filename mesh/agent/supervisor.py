@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from mesh.agent.exits import Exit, Refused
 from mesh.agent.incarnation import draw_incarnation
-from mesh.agent.listeners import AppListener, check_path, listen_links
+from mesh.agent.listeners import AppListener, check_path, listen_http, listen_links
 from mesh.agent.locks import hold, make_directory
 from mesh.agent.pacing import Restarts, Silence
 from mesh.agent.process import READY, SIGNALS, drop_hub, fork_reactor, pulse
@@ -97,6 +97,12 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
     link_backlog: int = 1024
     """Peers that may wait to be accepted."""
 
+    http_address: tuple[str, int] | None = None
+    """Where the page is listened for, with port 0 on a free one; None: nowhere."""
+
+    http_backlog: int = 64
+    """Readers that may wait to be accepted."""
+
     watchdog_s: float = 10.0
     """A reactor silent for so long is killed: twice the dead time of a link. Less takes a busy one for a hung one."""
 
@@ -123,7 +129,7 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
 class Inherited(Struct, frozen=True):
     """What a reactor gets from its supervisor.
 
-    Both kinds of listener are listening, non-blocking and unpatched: wait for them with an io watcher. ``incarnation``
+    All listeners are listening, non-blocking and unpatched: wait for them with an io watcher. ``incarnation``
     is greater than any before it in this data directory; ``pulse_fd`` goes to `process.pulse`.
     """
 
@@ -132,6 +138,7 @@ class Inherited(Struct, frozen=True):
     pulse_fd: int
     incarnation: int
     data_dir: Path
+    http_listener: socket.socket | None = None
 
 
 def supervise(
@@ -161,6 +168,7 @@ class _Held(Struct, frozen=True):
     links: tuple[socket.socket, ...]
     signal_fd: int
     private_fds: tuple[int, ...]
+    http: socket.socket | None = None
 
 
 @contextmanager
@@ -179,14 +187,18 @@ def _hold_all(options: SupervisorOptions, note: Note) -> Iterator[_Held]:
         links = listen_links(options.link_hosts, options.link_port, options.link_backlog)
         for link in links:
             stack.callback(link.close)
+        http = listen_http(*options.http_address, options.http_backlog) if options.http_address else None
+        if http is not None:
+            stack.callback(http.close)
         app = AppListener(options.socket_path, options.socket_mode, options.socket_group, options.socket_backlog)
         stack.callback(app.close)
         if app.replaced:
             note(STALE_SOCKET_REPLACED, path=str(app.path))
         read_fd, write_fd = stack.enter_context(_signals_as_bytes())
         addresses = [list(link.getsockname()[:2]) for link in links]
-        note(SUPERVISOR_LISTENING, pid=os.getpid(), socket=str(app.path), links=addresses)
-        yield _Held(app, links, read_fd, (data_lock, socket_lock, read_fd, write_fd))
+        page = {"http": list(http.getsockname()[:2])} if http is not None else {}
+        note(SUPERVISOR_LISTENING, pid=os.getpid(), socket=str(app.path), links=addresses, **page)
+        yield _Held(app, links, read_fd, (data_lock, socket_lock, read_fd, write_fd), http)
 
 
 @contextmanager
@@ -304,7 +316,9 @@ class _Supervisor:
         except Refused as refused:
             self._note(SUPERVISOR_REFUSED, logging.ERROR, problem=str(refused), status=int(refused.status))
             return refused.status
-        return self._run_reactor(Inherited(self._held.app.socket, self._held.links, pulse_fd, incarnation, data_dir))
+        held = self._held
+        inherited = Inherited(held.app.socket, held.links, pulse_fd, incarnation, data_dir, held.http)
+        return self._run_reactor(inherited)
 
     def _hear_signals(self) -> None:
         for number in _read(self._held.signal_fd) or b"":

@@ -15,8 +15,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from mesh.config.parse import nearest
+from mesh.types import Endpoint
 
-__all__ = ["Network", "advertised", "bound", "read_network"]
+__all__ = ["Network", "advertised", "bound", "is_loopback", "listen_address", "read_network"]
 
 _SIOCGIFADDR = 0x8915
 _ROUTE_UP = 0x1
@@ -46,6 +47,23 @@ def read_network(proc: Path = Path("/proc/net")) -> Network:
         _default_ipv4(_text(proc / "route")),
         _default_ipv6(_text(proc / "ipv6_route")),
     )
+
+
+def listen_address(text: str) -> Endpoint:
+    """Return the address and port of ADDRESS:PORT; raises ValueError with what is wrong."""
+    host, colon, port = text.rpartition(":")
+    inner = host.removeprefix("[").removesuffix("]")
+    address = _parse(inner)
+    if not colon or address is None or (address.version == 6) != (host == f"[{inner}]"):
+        raise ValueError("must be ADDRESS:PORT with a numeric address, as 127.0.0.1:7442 or [::1]:7442")
+    if not (port.isascii() and port.isdigit() and int(port[:6]) <= 65_535):
+        raise ValueError("its port must be a number up to 65535 (0: a free one)")
+    return Endpoint(str(address), int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a numeric address is of this machine alone."""
+    return ipaddress.ip_address(host).is_loopback
 
 
 def bound(entries: Sequence[str], network: Network) -> tuple[tuple[str, ...], list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from mesh.config.addresses import is_loopback, listen_address
 from mesh.config.options import CONSUL, Key
 from mesh.config.parse import Problems
 from mesh.types import name_problem, node_id_problem
@@ -101,6 +102,7 @@ def check(values: Mapping[Key, Any], descriptors_max: int, problems: Problems) -
             problems.add(f"{stated}: {each.rule}")
     _descriptors(values, descriptors_max, problems)
     _names(values, problems)
+    _http(values, problems)
     if kind == "consul":
         _consul_address(values, problems)
 
@@ -135,6 +137,20 @@ def _names(values: Mapping[Key, Any], problems: Problems) -> None:
         named += [(key, name_problem("topic", topic)) for topic in values[key]]
     for key, problem in [(key, problem) for key, problem in named if problem and not problems.touch([key])]:
         problems.of(key, f": {problem}")
+
+
+def _http(values: Mapping[Key, Any], problems: Problems) -> None:
+    key, token = ("http", "http_listen"), ("http", "http_token_file")
+    listen = values[key]
+    if not listen or problems.touch([key, token]):
+        return
+    try:
+        host = listen_address(listen).host
+    except ValueError as error:
+        problems.of(key, f" = {listen[:64]!r}: {error}")
+        return
+    if not is_loopback(host) and not values[token]:
+        problems.of(key, f" = {listen!r} is open to other machines: set http_token_file, or listen on 127.0.0.1")
 
 
 def fleet_problem(fleet: str) -> str | None:

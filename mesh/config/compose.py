@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import Struct
 from msgspec.structs import fields
 
-from mesh.config.addresses import advertised, bound
+from mesh.config.addresses import advertised, bound, listen_address
 from mesh.config.checks import check, descriptors_needed, fleet_problem
 from mesh.config.options import (
     CONSUL,
@@ -21,6 +21,7 @@ from mesh.config.options import (
     PRESETS,
     SECTIONS,
     AgentOptions,
+    HttpOptions,
     Key,
     MatchmakerOptions,
     RecorderOptions,
@@ -52,7 +53,7 @@ WATCHDOG_LEAST_S = 5.0
 _NODE_ID, _SOCKET, _DATA_DIR = ("agent", "node_id"), ("agent", "socket"), ("agent", "data_dir")
 _SQLITE_PATH, _KEYS_DIR = ("matchmaker.sqlite", "path"), ("security", "keys_dir")
 _PATHS = (
-    *(_DATA_DIR, _SOCKET, _SQLITE_PATH, _KEYS_DIR),
+    *(_DATA_DIR, _SOCKET, _SQLITE_PATH, _KEYS_DIR, ("http", "http_token_file")),
     *((CONSUL, name) for name in ("token_file", "ca_file", "certificate_file", "key_file")),
 )
 _VARIABLES = {_NODE_ID: "MESH_NODE_ID", _SOCKET: "MESH_SOCKET"}
@@ -71,6 +72,7 @@ class Config(Struct, frozen=True, kw_only=True):
     node_options: NodeOptions
     security: SecurityOptions
     recorder: RecorderOptions
+    http: HttpOptions
     matchmaker: MatchmakerOptions
     watcher_options: WatcherOptions
     sqlite: SqliteOptions
@@ -114,6 +116,12 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def matchmaker_kind(self) -> str:
         return self.matchmaker.kind
+
+    @property
+    def http_address(self) -> Endpoint | None:
+        """Where the page is listened for; None: nowhere."""
+        listen = self.http.http_listen
+        return listen_address(listen) if listen else None
 
     @property
     def descriptors_needed(self) -> int:
@@ -228,8 +236,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, mach
 
 def explain(config: Config) -> list[Row]:
     """Return every option that counts, in the order of the sections, secrets as ``***``."""
-    whole = (config.agent, config.security, config.recorder, config.matchmaker, config.watcher_options, config.sqlite)
-    parts: dict[type[Struct], Any] = {type(part): part for part in (*whole, config.spool, config.dead)}
+    agent = (config.agent, config.security, config.recorder, config.http, config.spool, config.dead)
+    around = (config.matchmaker, config.watcher_options, config.sqlite)
+    parts: dict[type[Struct], Any] = {type(part): part for part in (*agent, *around)}
     parts |= {option.type: getattr(config.node_options, option.name) for option in fields(NodeOptions)}
     rows = [Row("", "preset", config.preset, config.origins["", "preset"])]
     for section in SECTIONS:
@@ -292,6 +301,7 @@ def _compose(preset: str, settings: _Settings, origins: Mapping[Key, str]) -> Co
         node_options=NodeOptions(**{option.name: made[option.type] for option in fields(NodeOptions)}),
         security=made[SecurityOptions],
         recorder=made[RecorderOptions],
+        http=made[HttpOptions],
         matchmaker=made[MatchmakerOptions],
         watcher_options=made[WatcherOptions],
         sqlite=made[SqliteOptions],

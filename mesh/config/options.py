@@ -18,6 +18,7 @@ from mesh.core.liveness import LivenessOptions
 from mesh.core.outbox import OutboxOptions
 from mesh.core.pool import PoolOptions
 from mesh.core.router import RouterOptions
+from mesh.core.views import ViewOptions
 from mesh.matchmaker.sqlite import SqliteOptions
 from mesh.spool.base import DeadOptions
 
@@ -28,6 +29,7 @@ __all__ = [
     "PRESET_DEFAULT",
     "SECTIONS",
     "AgentOptions",
+    "HttpOptions",
     "Key",
     "MatchmakerOptions",
     "RecorderOptions",
@@ -296,6 +298,45 @@ class SpoolOptions(Struct, frozen=True):
     ] = "sqlite"
 
 
+class HttpOptions(Struct, frozen=True):
+    """The page, the metrics and the health of this agent, over HTTP."""
+
+    http_listen: Annotated[
+        Words,
+        Meta(
+            description="Where it is listened, as ADDRESS:PORT, an IPv6 address in brackets; empty: nowhere. Any "
+            "agent's page shows the whole fleet. Beyond this machine it needs http_token_file, for it shows names, "
+            "addresses and who calls whom."
+        ),
+    ] = ""
+    http_token_file: Annotated[
+        Words,
+        Meta(
+            description="File with the token that readers must show, as a bearer token or as the password of any user; "
+            "empty: none. It is read at each start of the reactor. The token travels as it is: over networks that "
+            "others read, put a proxy with TLS before it."
+        ),
+    ] = ""
+    http_connections_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1024,
+            description="Connections at once; one more ends the oldest. They come out of descriptors_reserve. More "
+            "serves more readers at a time.",
+        ),
+    ] = 16
+    http_request_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=300,
+            description="What one request and its answer may take in all. Longer waits for slower readers, and leaves "
+            "a place to those that say nothing.",
+        ),
+    ] = 10.0
+
+
 LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "agent": (AgentOptions,),
     "heartbeat": (LivenessOptions,),
@@ -307,6 +348,8 @@ LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "security": (SecurityOptions,),
     "recorder": (RecorderOptions,),
     "spool": (SpoolOptions, DurableOptions, DeadOptions),
+    "http": (HttpOptions,),
+    "view": (ViewOptions,),
     "matchmaker": (MatchmakerOptions, WatcherOptions),
     "matchmaker.sqlite": (SqliteOptions,),
 }
@@ -330,6 +373,7 @@ PRESETS: Mapping[str, Mapping[Key, object]] = {
     },
     "lan": {
         ("agent", "bind"): ("0.0.0.0",),
+        ("http", "http_listen"): "127.0.0.1:7442",
         ("matchmaker", "kind"): "consul",
     },
     "wan": {
@@ -337,6 +381,7 @@ PRESETS: Mapping[str, Mapping[Key, object]] = {
         ("heartbeat", "heartbeat_s"): 5.0,
         ("heartbeat", "dead_after_s"): 20.0,
         ("links", "hello_timeout_s"): 5.0,
+        ("http", "http_listen"): "127.0.0.1:7442",
         ("matchmaker", "kind"): "consul",
     },
 }

@@ -54,6 +54,7 @@ from mesh.core.services import Services
 from mesh.core.serving import Serving
 from mesh.core.session import App, Credentials
 from mesh.core.spooling import SHOW_VERBS, Spooling
+from mesh.core.viewing import Viewing, fleet_of
 from mesh.errors import ProtocolError
 from mesh.types import Endpoint, name_problem, node_id_problem
 
@@ -67,6 +68,12 @@ ADOPTED_MAX = 65_536
 
 REACHED_MAX = 65_536
 """Serving apps that one app may say it has reached."""
+
+OUTLIVES = ("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes", "reached", "adopted", "calls")
+"""What of an app outlives its connection."""
+
+FLEET = "fleet"
+"""What an app queries to look at the whole fleet."""
 
 ORDERS = ("drain", "reload", "resume")
 """Queries that change something: only root and the agent's own user may say them."""
@@ -85,6 +92,7 @@ class AppHop:
         services: Services,
         draining: Draining,
         spooling: Spooling,
+        viewing: Viewing,
         act: Act,
     ) -> None:
         self.context = context
@@ -97,6 +105,7 @@ class AppHop:
         self.services = services
         self.draining = draining
         self.spooling = spooling
+        self.viewing = viewing
         self.act = act
         self.floors = Floors(context)
         self.verbs: dict[type, Callable[[App, Any, float], None]] = {
@@ -205,7 +214,7 @@ class AppHop:
             state.conns.pop(app.conn, None)
         state.conns[conn] = app.session
         fresh = App(hello.session, hello.connection, app.name, app.namespace, conn)
-        for name in ("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes", "reached", "adopted"):
+        for name in OUTLIVES:
             setattr(fresh, name, getattr(app, name))
         app = state.apps[hello.session] = fresh
         app.uid, app.pid, app.heard_at = credentials.uid, credentials.pid, now
@@ -374,13 +383,18 @@ class AppHop:
             self.context.tell(app, Report(query.seq, not problem, problem.encode() or b"null"))
         elif query.what in SHOW_VERBS:
             self.spooling.show(app, query)
+        elif query.what == FLEET:
+            self.viewing.look(now)
+            after = (query.arguments or {}).get("after", "")
+            page = fleet_of(self.state, self.options, self.context.facts, now, after)
+            self._report(app, query.seq, True, page)
         elif report is not None:
             body = report(self.state, self.options, self.context.facts, query.arguments or {}, now)
             self._report(app, query.seq, True, body)
         elif query.what in SHELL_REPORTS:
             self.context.effects.append(Inquire(app.session, query.seq, query.what, query.arguments or {}))
         else:
-            known = ", ".join(sorted({*REPORTS, *SHELL_REPORTS, *SHOW_VERBS, DIAL_BACK, *ORDERS}))
+            known = ", ".join(sorted({*REPORTS, *SHELL_REPORTS, *SHOW_VERBS, DIAL_BACK, FLEET, *ORDERS}))
             self._report(app, query.seq, False, f"this agent does not know {query.what!r}; it knows {known}".encode())
 
     def answered(self, session: int, seq: int, ok: bool, body: bytes) -> None:

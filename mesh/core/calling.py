@@ -36,6 +36,9 @@ from mesh.types import TopicKey, name_problem
 
 __all__ = ["Calling"]
 
+LIMITS_MAX = 64
+"""Options whose refusals are counted one by one; more would be names that a peer made up."""
+
 
 class Calling:
     """The calling half of a node."""
@@ -68,6 +71,7 @@ class Calling:
             return []
         app.admitted(charged)
         state.heats.count(topic)
+        app.calls[request.topic] = now
         entry = Entry(request, topic, now + self.timeout_s(request), charged)
         sought = self._sought(app, entry)
         entry.doubtful = self._may_have_left(app, request) and entry.repeatable
@@ -381,6 +385,9 @@ class Calling:
     def _count(self, failure: Failure) -> None:
         counts = self.state.totals.outcomes
         counts[failure.status] = counts.get(failure.status, 0) + 1
+        limits = self.state.totals.limits
+        if failure.limit and (failure.limit in limits or len(limits) < LIMITS_MAX):
+            limits[failure.limit] = limits.get(failure.limit, 0) + 1
 
     def _settle(self, app: App, seq: int) -> None:
         app.keep(seq, None)

@@ -27,6 +27,7 @@ from mesh.core.records import Ask, Failure, Record, Refuse, Reply, Request, Stat
 from mesh.core.rng import Rng
 from mesh.core.router import RouterOptions
 from mesh.core.session import App, Pending
+from mesh.core.views import ViewOptions, Views
 
 __all__ = ["SEQS_MAX", "Act", "Carry", "Context", "NodeOptions", "State", "Totals", "parts"]
 
@@ -55,11 +56,13 @@ class NodeOptions(Struct, frozen=True):
     outbox: OutboxOptions = OutboxOptions()
     inbox: InboxOptions = InboxOptions()
     durable: DurableOptions = DurableOptions()
+    view: ViewOptions = ViewOptions()
 
 
 class Totals(Struct):
     """Counters since this node began. ``casts_failed``: those of ours whose handler raised; ``poisoned``: what was not
-    placed again, because too many apps had died that had begun it."""
+    placed again, because too many apps had died that had begun it; ``limits``: refusals, by the
+    option that was reached."""
 
     calls: int = 0
     casts: int = 0
@@ -68,6 +71,7 @@ class Totals(Struct):
     casts_failed: int = 0
     poisoned: int = 0
     outcomes: dict[int, int] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
 
 
 class State(Struct):
@@ -103,6 +107,7 @@ class State(Struct):
     due_at: float = 0.0
     swept_at: float = 0.0
     shut_out: dict[int, None] = field(default_factory=dict)
+    views: Views = field(default_factory=Views)
 
 
 def parts(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

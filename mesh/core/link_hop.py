@@ -35,11 +35,13 @@ from mesh.core.records import (
     Keep,
     Ping,
     Pong,
+    Query,
     Receipt,
     Record,
     Refuse,
     RefuseReason,
     Reply,
+    Report,
     Request,
     Settled,
     Status,
@@ -47,6 +49,7 @@ from mesh.core.records import (
 )
 from mesh.core.recovery import Recovery
 from mesh.core.serving import Serving
+from mesh.core.viewing import Viewing
 from mesh.errors import ProtocolError
 from mesh.types import node_id_problem
 
@@ -63,6 +66,7 @@ class LinkHop:
         recovery: Recovery,
         serving: Serving,
         probing: Probing,
+        viewing: Viewing,
         act: Act,
         change: Carry,
     ) -> None:
@@ -73,6 +77,7 @@ class LinkHop:
         self.recovery = recovery
         self.serving = serving
         self.probing = probing
+        self.viewing = viewing
         self.act = act
         self.change = change
         self.floors = Floors(context)
@@ -99,6 +104,8 @@ class LinkHop:
             DialBack: self._dial_back,
             DialledBack: self._dialled_back,
             Refuse: self._refuse,
+            Query: self.viewing.asked,
+            Report: self.viewing.told,
         }
 
     def data(self, conn: int, data: bytes | memoryview, now: float) -> None:

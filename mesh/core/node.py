@@ -62,6 +62,7 @@ from mesh.core.services import Services
 from mesh.core.serving import Serving
 from mesh.core.session import Credentials, Pending
 from mesh.core.spooling import Spooling
+from mesh.core.viewing import Viewing
 from mesh.types import TopicKey
 
 __all__ = ["Node", "Output"]
@@ -114,12 +115,13 @@ class Node:
         self.floors = Floors(self.context)
         self.answering = Answering(self.context, self.serving)
         self.probing = Probing(self.context)
+        self.viewing = Viewing(self.context)
         self.services = Services(self.context, self.serving)
         self.draining = Draining(self.context, self.calling, self.services)
         self.spooling = Spooling(self.context, self.calling)
         parts = (self.context, self.calling, self.recovery, self.serving, self.probing)
-        self.apps = AppHop(*parts, self.services, self.draining, self.spooling, self._act)
-        self.links = LinkHop(*parts, self._act, self._change)
+        self.apps = AppHop(*parts, self.services, self.draining, self.spooling, self.viewing, self._act)
+        self.links = LinkHop(*parts, self.viewing, self._act, self._change)
 
     @classmethod
     def restored(cls, state: State, options: NodeOptions) -> "Node":
@@ -223,6 +225,7 @@ class Node:
 
     def agents(self, found: Sequence[AgentEntry], now: float) -> None:
         """The matchmaker says which agents there are, as `FindAgents` asked."""
+        self.viewing.agents(found)
         self._act(self.probing.agents(found, now), now)
 
     # The spool
@@ -235,6 +238,12 @@ class Node:
         """The spool has done, or has not, what it was given first of what it has not answered."""
         self._act(self.spooling.word(word, now), now)
         self._loop_back(now)
+
+    # People
+
+    def look(self, now: float) -> None:
+        """Somebody looks at the fleet, and will again soon: the other agents are asked what they tell of themselves."""
+        self.viewing.look(now)
 
     # Time
 
@@ -264,6 +273,7 @@ class Node:
         self.spooling.tick(now)
         self.apps.tick(now)
         self.probing.tick(now)
+        self._act(self.viewing.tick(now), now)
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
             self._fold_heat(now)
             self._act(self.recovery.probe(now), now)

@@ -33,6 +33,7 @@ __all__ = [
     "TOPIC_COLD",
     "TOPIC_DOUBTED",
     "TOPIC_HOT",
+    "VIEW_MALFORMED",
 ]
 
 APP_ATTACHED = "app_attached"
@@ -67,3 +68,4 @@ SPOOL_SET_ASIDE = "spool_set_aside"
 TOPIC_COLD = "topic_cold"
 TOPIC_DOUBTED = "topic_doubted"
 TOPIC_HOT = "topic_hot"
+VIEW_MALFORMED = "view_malformed"

@@ -444,7 +444,8 @@ class Receipt(_Wire, tag=46):
 
 
 class Query(_Wire, tag=48):
-    """App → agent: ask it about itself (``status``, ``links``, ``topics`` …)."""
+    """App → agent: ask it about itself (``status``, ``links``, ``topics`` …). Agent → agent: ``view``, which tells
+    little enough for one record (`views.NodeView`)."""
 
     seq: U63
     what: Name

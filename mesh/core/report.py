@@ -9,7 +9,7 @@ from mesh.core.inbox import Stage
 from mesh.core.link import Phase
 from mesh.core.outbox import Place
 
-__all__ = ["REPORTS", "SHELL_REPORTS", "Facts", "unfinished"]
+__all__ = ["REPORTS", "SHELL_REPORTS", "Facts", "limits", "links", "status", "topics", "unfinished"]
 
 Facts = Mapping[str, object]
 """What only the shell knows: process, descriptors, loop lag, matchmaker."""
@@ -66,6 +66,7 @@ def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
                 "casts_failed": state.totals.casts_failed,
                 "poisoned": state.totals.poisoned,
                 "outcomes": {str(status): count for status, count in state.totals.outcomes.items()},
+                "limits": state.totals.limits,
             },
             "spool": {
                 "state": state.durable.phase.name.lower(),
@@ -152,7 +153,29 @@ def topics(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
     return json.encode(rows)
 
 
-REPORTS: dict[str, Report] = {"status": status, "links": links, "topics": topics}
+def limits(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[str, str], now: float) -> bytes:
+    """Return, by option, how much of each limit is used: of those for each app or service, by the one nearest to it."""
+    apps, inbox = state.apps.values(), options.inbox
+    services = [service for app in apps for service in app.services.values()]
+    used: dict[str, tuple[float, float]] = {
+        "links_max": (state.pool.taken, options.pool.links_max),
+        "waiting_records_max": (state.outbox.queued, options.pool.waiting_records_max),
+        "watches_max": (sum(view.watched for view in state.directory.views.values()), options.directory.watches_max),
+        "outstanding_records": (max((app.records for app in apps), default=0), options.outbox.outstanding_records),
+        "outstanding_bytes": (max((app.bytes for app in apps), default=0), options.outbox.outstanding_bytes),
+        "outcomes_bytes": (max((app.outcomes_bytes for app in apps), default=0), options.outbox.outcomes_bytes),
+        "reach_max": (max((len(app.reached) for app in apps), default=0), options.outbox.reach_max),
+        "queue_records": (max((s.queued for s in services), default=0), inbox.queue_records),
+        "queue_bytes": (max((s.queued_bytes for s in services), default=0), inbox.queue_bytes),
+        "handed_bytes": (max((s.running_bytes for s in services), default=0), inbox.handed_bytes),
+        "ids_max": (state.inbox.ids, inbox.ids_max),
+        "answers_bytes": (state.inbox.answers_bytes, inbox.answers_bytes),
+        "view_nodes_max": (len(state.views.heard), options.view.view_nodes_max),
+    }
+    return json.encode({name: {"used": now_used, "max": most} for name, (now_used, most) in used.items()})
+
+
+REPORTS: dict[str, Report] = {"status": status, "links": links, "topics": topics, "limits": limits}
 """What a query may ask for."""
 
 SHELL_REPORTS = ("recorder", "recorder_dump", "reload")

@@ -34,7 +34,8 @@ class App(Struct):
     """The state of one session. ``conn``: its connection, None while it is away; ``out``: told at the next flush;
     ``reached``: the serving apps that its requests went to, by node and session, and the incarnations of their agents;
     ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, by
-    seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it."""
+    seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it; ``calls``: the topics that
+    it calls, and when it last did."""
 
     session: int
     connection: int
@@ -63,6 +64,7 @@ class App(Struct):
     reached: dict[tuple[str, int], int] = field(default_factory=dict)
     reached_before: dict[tuple[str, int], int] = field(default_factory=dict)
     targets_before: dict[int, dict[str, int]] = field(default_factory=dict)
+    calls: dict[str, float] = field(default_factory=dict)
     leaving: bool = False
     leaving_since: float = 0.0
     parted: bool = False

@@ -48,10 +48,8 @@ from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes, options
 
 HELLO = AppHello(0, 0, 7, 1, "shell")
-KNOWN = (
-    b"dead_list, dead_purge, dead_retry, dead_show, dial_back, drain, links, recorder, recorder_dump, reload, resume, "
-)
-KNOWN += b"status, topics"
+KNOWN = b"dead_list, dead_purge, dead_retry, dead_show, dial_back, drain, fleet, limits, links, recorder, "
+KNOWN += b"recorder_dump, reload, resume, status, topics"
 
 
 def node(node_options: NodeOptions | None = None) -> Node:

@@ -192,7 +192,7 @@ def test_a_peer_that_finds_our_welcome_to_be_of_the_past_stops_us() -> None:
         (b"", "not a batch"),
         (encode(7, []), "batch 7 came where 1 was due"),
         (encode(1, [HELLO]), "a peer may not send Hello on an open link"),
-        (encode(1, [Query(1, "status")]), "a peer may not send Query on an open link"),
+        (encode(1, [AppHello(0, 0, 1, 1, "x")]), "a peer may not send AppHello on an open link"),
         (encode(1, [Request(0, 1, "t", "", 1, b"", size=9, stream=1)] * 2), "stream 1 is open already"),
         (encode(1, [Settled("b", 1, [(0, 1 << 40)])]), "the ranges hold more than 65536 numbers"),
         (encode(1, [Settled("b", 1, [(5, 1)])]), "is reversed"),

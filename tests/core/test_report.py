@@ -6,10 +6,11 @@ from msgspec import json
 
 from mesh.core.context import NodeOptions
 from mesh.core.heat import HeatOptions
+from mesh.core.outbox import OutboxOptions
 from mesh.core.records import BODY_INLINE_MAX, Flag, GiveBack, Status
 from mesh.core.report import REPORTS
 from mesh.sim.world import World
-from tests.core.fabric import App, fleet, hold
+from tests.core.fabric import App, fleet, hold, options
 
 
 def ask(app: App, what: str) -> Any:
@@ -60,6 +61,7 @@ def test_status_says_who_the_agent_is_and_what_it_holds() -> None:
         "casts_failed": 0,
         "poisoned": 0,
         "outcomes": {},
+        "limits": {},
     } == here["totals"]
 
 
@@ -69,6 +71,26 @@ def test_status_counts_outcomes() -> None:
     app.call("orders")
     world.run(2.0)
     assert {str(int(Status.UNROUTABLE)): 1} == ask(app, "status")["totals"]["outcomes"]
+
+
+def test_limits_says_how_much_of_each_is_used() -> None:
+    _, caller, server = busy()
+    here, there = ask(caller, "limits"), ask(server, "limits")
+    assert ({"used": 1, "max": 256}, {"used": 1, "max": 10_000}) == (here["links_max"], here["outstanding_records"])
+    assert {"used": 1, "max": 100} == here["watches_max"]
+    assert 100 < there["handed_bytes"]["used"] < there["handed_bytes"]["max"]
+    assert {"used": 1} == {"used": there["ids_max"]["used"]}
+
+
+def test_status_counts_refusals_by_the_limit_that_was_reached() -> None:
+    world = fleet("a", options(outbox=OutboxOptions(outstanding_records=1)))
+    app = App(world, "a", 1, hold)
+    app.serve("orders")
+    world.run(1.5)
+    app.call("orders")
+    app.call("orders")
+    world.run(2.0)
+    assert {"outstanding_records": 1} == ask(app, "status")["totals"]["limits"]
 
 
 def test_links_says_to_whom_of_what_kind_and_what_they_carry() -> None:
