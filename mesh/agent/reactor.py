@@ -135,13 +135,7 @@ class Reactor:
             note,
         )
         self.spooler = self._make_spooler()
-        self.http: HttpServer | None = None
-        if inherited.http_listener is not None:
-            pages = Pages(self.node, self._limits, http_token, self.clock)
-            http = config.http
-            self.http = HttpServer(
-                inherited.http_listener, pages.answer, http.http_connections_max, http.http_request_s, note
-            )
+        self.http = self._make_http(http_token)
         self.timer = self.loop.timer(0.0)
         self.carriers: dict[type, Callable[[Any], None]] = {
             OpenLink: self._open_link,
@@ -189,6 +183,13 @@ class Reactor:
     def _make_spooler(self) -> Spooler | None:
         spool = self.config.make_spool(self.inherited.data_dir)
         return Spooler(spool, in_thread, self._spooled) if spool is not None else None
+
+    def _make_http(self, token: str) -> HttpServer | None:
+        listener, options = self.inherited.http_listener, self.config.http
+        if listener is None:
+            return None
+        pages = Pages(self.node, self._limits, token, self.clock)
+        return HttpServer(listener, pages.answer, options.http_connections_max, options.http_request_s, self.note)
 
     def run(self) -> int:
         """Serve until the node stops; return the exit status."""

@@ -117,5 +117,6 @@ def test_an_agent_without_its_token_or_port_says_so_and_does_not_start(fleet: Fl
 
 def test_a_draining_agent_is_not_ready(fleet: Fleet) -> None:
     a = fleet.start("a")
+    until(lambda: get(a, "/readyz")[0] == 200, "a is ready")
     a.query("drain")
     assert (503, "it is draining\n") == get(a, "/readyz")
