@@ -101,12 +101,12 @@ class Pages:
         self.limits = limits
         self.token = token
         self.clock = clock
-        self.made: dict[str, tuple[float, Response]] = {}
+        self.kept: dict[str, tuple[float, Response]] = {}
         self.makers: dict[str, Callable[[Request], Response]] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
-            "/metrics": self._metrics,
-            "/topology.json": self._topology,
+            "/metrics": self._fresh(self._metrics),
+            "/topology.json": self._fresh(self._topology),
         }
 
     def answer(self, request: Request) -> Response:
@@ -120,13 +120,19 @@ class Pages:
         if make is None:
             known = " ".join(sorted((*self.makers, "/")))
             return Response(f"here is only {known}\n".encode(), status=HTTPStatus.NOT_FOUND)
-        now, key = self.clock(), f"{request.path} {request.query.get('after', '')}"
-        at, response = self.made.get(key, (-FRESH_S, None))
-        if response is None or now - at >= FRESH_S:
-            response = make(request)
-            self.made = {k: kept for k, kept in self.made.items() if now - kept[0] < FRESH_S}
-            self.made[key] = (now, response)
-        return response
+        return make(request)
+
+    def _fresh(self, make: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        """Return the maker of a page that is made anew only when the last one is no longer fresh."""
+
+        def made(request: Request) -> Response:
+            now, key = self.clock(), f"{request.path} {request.query.get('after', '')}"
+            self.kept = {name: one for name, one in self.kept.items() if now - one[0] < FRESH_S}
+            if key not in self.kept:
+                self.kept[key] = (now, make(request))
+            return self.kept[key][1]
+
+        return made
 
     def _refusal(self, request: Request) -> Response | None:
         if self.token:

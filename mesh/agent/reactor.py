@@ -89,7 +89,6 @@ class Reactor:
         inherited: Inherited,
         matchmaker: Matchmaker,
         note: Callable[..., None],
-        http_token: str = "",
     ) -> None:
         self.config = config
         self.inherited = inherited
@@ -135,7 +134,7 @@ class Reactor:
             note,
         )
         self.spooler = self._make_spooler()
-        self.http = self._make_http(http_token)
+        self.http: HttpServer | None = None
         self.timer = self.loop.timer(0.0)
         self.carriers: dict[type, Callable[[Any], None]] = {
             OpenLink: self._open_link,
@@ -191,8 +190,8 @@ class Reactor:
         pages = Pages(self.node, self._limits, token, self.clock)
         return HttpServer(listener, pages.answer, options.http_connections_max, options.http_request_s, self.note)
 
-    def run(self) -> int:
-        """Serve until the node stops; return the exit status."""
+    def run(self, http_token: str) -> int:
+        """Serve until the node stops; return the exit status. ``http_token``: empty, none."""
         get_hub().handle_error = self._failed
         drain = self.loop.signal(signal.SIGTERM)
         drain.start(self._drain)
@@ -205,6 +204,7 @@ class Reactor:
         self.watcher.start()
         if self.spooler is not None:
             self.node.use_spool(self.clock())
+        self.http = self._make_http(http_token)
         if self.http is not None:
             self.http.start()
         gevent.spawn(self._beat)
@@ -499,4 +499,4 @@ def run(config: Config, inherited: Inherited) -> int:
     except ValueError as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.CONFIGURATION), why=str(error))
         return Exit.CONFIGURATION
-    return Reactor(config, keys, inherited, matchmaker, note, token).run()
+    return Reactor(config, keys, inherited, matchmaker, note).run(token)

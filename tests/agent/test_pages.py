@@ -94,7 +94,7 @@ def test_many_readers_within_a_moment_get_one_answer() -> None:
     assert first is get(shown, "/topology.json")
     clock.now += 0.2
     assert first is not get(shown, "/topology.json")
-    assert 1 == len(shown.made)
+    assert 1 == len(shown.kept)
 
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:

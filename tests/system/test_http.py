@@ -119,4 +119,5 @@ def test_a_draining_agent_is_not_ready(fleet: Fleet) -> None:
     a = fleet.start("a")
     until(lambda: get(a, "/readyz")[0] == 200, "a is ready")
     a.query("drain")
-    assert (503, "it is draining\n") == get(a, "/readyz")
+    status, why = get(a, "/readyz")
+    assert (503, "it is draining") == (status, why.splitlines()[0])
