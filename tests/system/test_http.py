@@ -3,6 +3,8 @@
 import http.client
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,20 @@ def test_any_agent_shows_the_whole_fleet_who_calls_whom_and_who_died(fleet: Flee
         until(lambda: nodes(c)["b"]["age_s"] > 2, "b's part grows old")
         until(lambda: "b" not in [link["peer"] for link in nodes(c)["a"]["view"]["links"]], "a has no link to b")
         assert nodes(c)["a"]["age_s"] < 2
+
+
+def test_the_command_line_shows_the_whole_fleet_too(fleet: Fleet) -> None:
+    a, b, _ = (fleet.start(name) for name in "abc")
+    with b.echo(), a.traffic():
+        for command, texts in (
+            (("topology",), ("a serving", "b serving", "c serving", "calls echo")),
+            (("topology", "--dot"), ('"agent a" -- "agent b"', '"agent c"')),
+            (("top", "--once"), ("a - b", "echo", "serving")),
+        ):
+            told = [sys.executable, "-m", "mesh.cli", *command, "--socket", str(a.socket_path)]
+            done = subprocess.run(told, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+            assert 0 == done.returncode, done.stderr
+            assert [] == [text for text in texts if text not in done.stdout], done.stdout
 
 
 def test_the_page_is_there_again_after_the_reactor_was_killed(fleet: Fleet) -> None:
