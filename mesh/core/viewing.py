@@ -49,6 +49,9 @@ AGENTS_S = 5.0
 SAY_S = 0.5
 """What this node tells of itself is that old at most; it is made once for all that ask within it."""
 
+TELLS_MAX = 4
+"""How often one peer is told that: a peer that asks without end gets little for it."""
+
 _ROWS = (1024, 256, 64, 16, 4, 0)
 """Rows of a kind in a view, most first: as many as fit, and none always does."""
 
@@ -183,7 +186,11 @@ class Viewing:
             return
         if not views.said or now - views.said_at >= SAY_S:
             views.said, views.said_at = view_of(self.state, self.context.options, self.context.facts, now), now
-        self.state.peers.say(link, Report(query.seq, True, views.said))
+            views.told.clear()
+        count = views.told[link.peer] = views.told.get(link.peer, 0) + 1
+        often = f"a peer is told {TELLS_MAX} times within {SAY_S} s at most".encode()
+        is_well = count <= TELLS_MAX
+        self.state.peers.say(link, Report(query.seq, is_well, views.said if is_well else often))
 
     def told(self, link: Link, report: Report, now: float) -> None:
         """A peer tells of itself. What was not asked, or is no view, is dropped."""

@@ -136,7 +136,7 @@ class Heard(Struct):
 class Views(Struct):
     """What is kept while somebody looks. ``looked_at``: when last, None: nobody does; ``asked``: the question that
     each peer has not answered; ``unlisted``: agents beyond view_nodes_max; ``said``: what this node told others
-    last."""
+    last, and ``told``: how often each peer was."""
 
     looked_at: float | None = None
     asked_at: float = 0.0
@@ -148,6 +148,7 @@ class Views(Struct):
     unlisted: int = 0
     said: bytes = b""
     said_at: float = 0.0
+    told: dict[str, int] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Nobody looks any more."""

@@ -207,6 +207,16 @@ def test_a_view_is_made_once_for_all_that_ask_within_a_moment() -> None:
     assert json.decode(said)["clock_s"] < json.decode(one.state.views.said)["clock_s"]
 
 
+def test_a_peer_that_asks_without_end_gets_little_for_it() -> None:
+    one = lone_node()
+    peer = Peer(one)
+    reports = peer.hears(*(Query(seq, "view") for seq in range(9)), now=2.0)
+    assert [True] * 4 + [False] * 5 == [report.ok for report in reports if isinstance(report, Report)]
+    (later,) = peer.hears(Query(9, "view"), now=2.6)
+    assert isinstance(later, Report)
+    assert later.ok
+
+
 def test_rows_are_left_out_until_a_view_fits_and_it_says_how_many() -> None:
     one = lone_node()
     for session in range(2000):
