@@ -37,6 +37,7 @@ from mesh.agent.recorder import Recorder
 from mesh.agent.reloading import Reloading
 from mesh.agent.spooler import Spooler
 from mesh.agent.supervisor import Inherited
+from mesh.agent.threads import in_place, in_thread
 from mesh.agent.watcher import Watcher
 from mesh.config import Config
 from mesh.core import notes
@@ -462,27 +463,6 @@ class Reactor:
                 return
         self.status = effect.status
         self.stopped.set()
-
-
-def in_place(verb: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a matchmaker's verb that waits as greenlets do."""
-    return verb(*arguments)
-
-
-def in_thread(verb: Callable[..., Any], *arguments: Any) -> Any:
-    """Run one that blocks its thread, in a thread of the hub's pool."""
-    result, error = get_hub().threadpool.apply(_caught, (verb, arguments))
-    if error is not None:
-        raise error
-    return result
-
-
-def _caught(verb: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
-    """Run a verb; return what it raised, for the pool tells the hub of what is raised in it, as of a defect."""
-    try:
-        return verb(*arguments), None
-    except Exception as error:  # noqa: BLE001 - raised again where the verb was asked for
-        return None, error
 
 
 def run(config: Config, inherited: Inherited) -> int:

@@ -3,8 +3,8 @@
 import gevent
 import pytest
 
-from mesh.agent.reactor import in_thread
 from mesh.agent.spooler import Spooler
+from mesh.agent.threads import in_thread
 from mesh.core.ledger import Commit, Committed, Done, Fetch, Fetched, Open, Opened, Word
 from mesh.spool.base import DeadOptions
 from mesh.spool.memory import MemorySpool
