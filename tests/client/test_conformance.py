@@ -4,7 +4,7 @@ import contextvars
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,19 @@ import pytest
 
 import mesh
 from mesh import Message, Reply, rpc
-from tests.client.shells import WAITING_FOR_THE_TEST, WITHIN_S, AioFace, Face, Shell
+from tests.client.shells import SHELLS, WAITING_FOR_THE_TEST, WITHIN_S, AioFace, Face, Shell
 
 pytestmark = pytest.mark.io
 
 waits_for_the_test = pytest.mark.parametrize("shell", WAITING_FOR_THE_TEST, indirect=True)
+
+
+@pytest.fixture(params=sorted(SHELLS))
+def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
+    """Threads and asyncio, with an agent and in a fleet of `mesh.testing`."""
+    made = SHELLS[request.param]()
+    yield made
+    made.close()
 
 
 @pytest.fixture
