@@ -58,9 +58,11 @@ from mesh.core.effects import (
     Watch,
     Withdraw,
 )
+from mesh.core.health import agent_health
 from mesh.core.identity import Identity, Proof
 from mesh.core.ledger import Word
 from mesh.core.node import Node
+from mesh.core.report import vitals
 from mesh.errors import ConfigError
 from mesh.matchmaker.base import Matchmaker, MatchmakerError
 from mesh.security.store import NodeKeys
@@ -245,11 +247,15 @@ class Reactor:
             descriptors=descriptors,
             descriptors_max=limit,
             loop_lag_ms=round(self.lag_s * 1000, 1),
+            clock_behind_s=max(0.0, round(self.inherited.incarnation / 1000 - time.time(), 1)),
             matchmaker={"kind": self.config.matchmaker_kind, **self.watcher.facts()},
             socket=str(self.config.socket_path),
             preset=self.config.preset,
             security=self.guard.facts() if self.guard is not None else {"curve": False},
         )
+        verdict = agent_health(vitals(self.node.state, self.config.node_options, self.node.facts))
+        self.watcher.doing(*verdict)
+        self.node.facts["health"] = {"status": verdict.health.name.lower(), "why": verdict.text}
 
     def _limits(self) -> dict[str, tuple[float, float]]:
         """Return how much is used of what only the shell bounds."""

@@ -147,6 +147,13 @@ class Watcher:
         self.claimed.set()
         self.work.set()
 
+    def doing(self, health: Health, text: str) -> None:
+        """Renew the agent with this health from now on, at once if it is another."""
+        if health is not self.own.health:
+            self.own.due = 0.0
+            self.work.set()
+        self.own.health, self.own.text = health, text
+
     def register(self, instance: Instance) -> None:
         """Keep an instance registered from now on."""
         self.kept[instance.topic_key, instance.key] = _Kept(instance)

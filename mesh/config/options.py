@@ -11,6 +11,7 @@ from msgspec.structs import FieldInfo, fields
 
 from mesh.core.directory import DirectoryOptions
 from mesh.core.durable import DurableOptions
+from mesh.core.health import HealthOptions
 from mesh.core.heat import HeatOptions
 from mesh.core.inbox import InboxOptions
 from mesh.core.link import LinkOptions
@@ -346,6 +347,7 @@ LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "routing": (RouterOptions,),
     "delivery": (OutboxOptions, InboxOptions),
     "security": (SecurityOptions,),
+    "health": (HealthOptions,),
     "recorder": (RecorderOptions,),
     "spool": (SpoolOptions, DurableOptions, DeadOptions),
     "http": (HttpOptions,),

@@ -15,6 +15,7 @@ from mesh.core.directory import Directory, DirectoryOptions
 from mesh.core.durable import Durable, DurableOptions
 from mesh.core.effects import Effect, Level, Note
 from mesh.core.fanout import Fan
+from mesh.core.health import HealthOptions
 from mesh.core.heat import HeatOptions, Heats
 from mesh.core.inbox import Inbox, InboxOptions
 from mesh.core.link import LinkOptions
@@ -57,6 +58,7 @@ class NodeOptions(Struct, frozen=True):
     inbox: InboxOptions = InboxOptions()
     durable: DurableOptions = DurableOptions()
     view: ViewOptions = ViewOptions()
+    health: HealthOptions = HealthOptions()
 
 
 class Totals(Struct):

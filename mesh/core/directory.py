@@ -241,6 +241,7 @@ class Directory(Struct):
             waited += view.departed
             waited += [key for key, instance in view.listed.items() if instance.health is Health.MAINTENANCE]
         waited += [key for key in view.hidden if key in view.listed or key in view.local]
+        waited += [key for key, instance in view.local.items() if instance.health is Health.CRITICAL]
         return any(not server or key.server == server for key in waited)
 
     def tick(self, options: DirectoryOptions, now: float) -> tuple[list[TopicKey], list[TopicKey]]:

@@ -149,8 +149,8 @@ class Fifo(Struct):
 
 class Service(Struct):
     """One topic that an app serves: its queue, and how much of it is with the app. ``running``: what it holds, and the
-    bytes of each; ``overrun``: what of that was forgotten when its time was over; ``pace_s``: the time from one end to
-    the next while work waits, of late."""
+    bytes of each; ``overrun``: what of that was forgotten when its time was over, and when that was; ``pace_s``: the
+    time from one end to the next while work waits, of late."""
 
     topic: str
     server: str
@@ -161,7 +161,7 @@ class Service(Struct):
     queued_bytes: int = 0
     running: dict[Id, int] = field(default_factory=dict)
     running_bytes: int = 0
-    overrun: dict[Id, None] = field(default_factory=dict)
+    overrun: dict[Id, float] = field(default_factory=dict)
     leaving: bool = False
     pace_s: float = 0.0
     paced_at: float = 0.0

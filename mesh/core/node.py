@@ -265,6 +265,7 @@ class Node:
             state.peers.lagged(lag_s)
             self.probing.lagged(lag_s)
             self.recovery.monitor.lagged(lag_s)
+            self.services.lagged(lag_s)
             self.context.note(notes.LAGGED, Level.WARNING, lag_s=round(lag_s, 3))
         state.ticked_at, state.due_at = now, 0.0
         self._act(self.recovery.tick(now), now)
@@ -277,6 +278,8 @@ class Node:
         if now - state.heats.folded_at >= min(1.0, self.options.heat.half_life_s / 5):
             self._fold_heat(now)
             self._act(self.recovery.probe(now), now)
+            for topic in self.services.check(now):
+                self._act(self.calling.topic_changed(topic, now), now)
         busy = {node: slot.leases for node, slot in state.pool.slots.items() if slot.leases}
         self._change(state.peers.tick(busy, now), now)
         self._act(state.pool.tick(self.options.pool, now), now)

@@ -24,6 +24,7 @@ __all__ = [
     "POISONED",
     "PROBED",
     "SERVICE_ENDED",
+    "SERVICE_HEALTH",
     "SERVICE_STARTED",
     "SPOOL_AWAY",
     "SPOOL_BACK",
@@ -59,6 +60,7 @@ NAMESAKE_SILENT = "namesake_silent"
 POISONED = "poisoned"
 PROBED = "probed"
 SERVICE_ENDED = "service_ended"
+SERVICE_HEALTH = "service_health"
 SERVICE_STARTED = "service_started"
 SPOOL_AWAY = "spool_away"
 SPOOL_BACK = "spool_back"

@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping
 from msgspec import json
 
 from mesh.core.context import NodeOptions, State
+from mesh.core.health import Vitals
 from mesh.core.inbox import Stage
 from mesh.core.link import Phase
+from mesh.core.liveness import Condition
 from mesh.core.outbox import Place
 
-__all__ = ["REPORTS", "SHELL_REPORTS", "Facts", "limits", "links", "status", "topics", "unfinished"]
+__all__ = ["REPORTS", "SHELL_REPORTS", "Facts", "limits", "links", "status", "topics", "unfinished", "vitals"]
 
 Facts = Mapping[str, object]
 """What only the shell knows: process, descriptors, loop lag, matchmaker."""
@@ -26,6 +28,39 @@ def unfinished(state: State) -> int:
         left += sum(handed.stage is not Stage.ENDED for handed in caller.handed.values())
     chunkers = [link.chunker for link in state.peers.links.values()] + [app.chunker for app in state.apps.values()]
     return left + sum(len(chunker.outgoing) for chunker in chunkers)
+
+
+def vitals(state: State, options: NodeOptions, facts: Facts) -> Vitals:
+    """Return how this agent is doing, for its check: the ``facts`` that count are numbers, 0 where they are not told."""
+
+    def fact(name: str) -> float:
+        value = facts.get(name, 0)
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    peers = state.peers
+    return Vitals(
+        draining=state.draining,
+        unfinished=unfinished(state),
+        lag_s=fact("loop_lag_ms") / 1000,
+        lag_warn_s=options.liveness.heartbeat_s,
+        lag_fail_s=options.liveness.dead_after_s,
+        descriptors=int(fact("descriptors")),
+        descriptors_max=int(fact("descriptors_max")) or 1,
+        waiting=state.outbox.queued,
+        waiting_max=options.pool.waiting_records_max,
+        remembered=state.inbox.ids,
+        remembered_max=options.inbox.ids_max,
+        links=sum(link.phase is Phase.OPEN for link in peers.links.values()),
+        lost=tuple(
+            node
+            for node, slot in state.pool.slots.items()
+            if (slot.wanted or slot.persistent or slot.leases)
+            and peers.open_link(node) is None
+            and (peer := peers.peers.get(node)) is not None
+            and peer.condition is not Condition.ALIVE
+        ),
+        clock_behind_s=fact("clock_behind_s"),
+    )
 
 
 def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[str, str], now: float) -> bytes:

@@ -11,12 +11,13 @@ from mesh.core import notes
 from mesh.core.catalogue import Health, Instance
 from mesh.core.context import Context
 from mesh.core.effects import Level, Register, Renew, Withdraw
+from mesh.core.health import beat_s, service_health
 from mesh.core.inbox import Service, Stage
-from mesh.core.records import FloorAsk, Goodbye, Serve, Unserve
+from mesh.core.records import FloorAsk, Goodbye, Ping, Serve, Unserve
 from mesh.core.records import Serving as Served
 from mesh.core.serving import Serving
 from mesh.core.session import App
-from mesh.types import TopicKey, name_problem
+from mesh.types import InstanceKey, TopicKey, name_problem
 
 __all__ = ["Services"]
 
@@ -136,6 +137,38 @@ class Services:
             self.serving.lose(app, service, now)
         app.services.clear()
         return topics
+
+    def check(self, now: float) -> list[TopicKey]:
+        """Ping the apps that are silent, and say what has become of each service; return the topics where that tells
+        who may be sent to."""
+        changed: list[TopicKey] = []
+        for app in self.state.apps.values():
+            if app.conn is not None and app.services and now - app.heard_at >= beat_s(self.options.health):
+                self.context.tell(app, Ping(0))
+            for service in app.services.values():
+                if not service.leaving:
+                    changed += self._check(app, service, now)
+        return changed
+
+    def _check(self, app: App, service: Service, now: float) -> list[TopicKey]:
+        """Say a service's health if it is another than was said last."""
+        topic = TopicKey(app.namespace, service.topic)
+        told = self.state.directory.views[topic].local[InstanceKey(self.context.node, service.server, app.session)]
+        health, text = service_health(service, app.heard_at, self.options.health, self.options.inbox, now)
+        if health is told.health:
+            return []
+        instance = self._instance(app, service, health)
+        self.state.directory.add_local(instance, now)
+        self.context.effects.append(Renew(instance, health, text))
+        level = Level.INFO if health is Health.PASSING else Level.WARNING
+        facts = {"topic": service.topic, "server": service.server, "app": app.name}
+        self.context.note(notes.SERVICE_HEALTH, level, health=health.name.lower(), why=text, **facts)
+        return [topic]
+
+    def lagged(self, lag_s: float) -> None:
+        """This node's own loop came late: that much of its apps' silence may be its own doing."""
+        for app in self.state.apps.values():
+            app.heard_at += lag_s
 
     def tick(self, now: float) -> None:
         """Withdraw instances whose farewell was long enough to be seen; answer the goodbyes that are due."""

@@ -207,7 +207,7 @@ class Serving:
                     handed.parts[session] = Stage.ENDED
                 service.unqueue(handed)
             elif handed.id in service.running:
-                service.overrun[handed.id] = None
+                service.overrun[handed.id] = handed.expires
 
     # It cannot be run here
 
@@ -263,7 +263,7 @@ class Serving:
     def _overran(self, app: App, id: Id, now: float) -> None:
         """The app ended what was forgotten here when its time was over."""
         for service in list(app.services.values()):
-            if service.overrun.pop(id, id) is None:
+            if service.overrun.pop(id, None) is not None:
                 self._free(app, service, id, now)
 
     def _free(self, app: App, service: Service, id: Id, now: float) -> None:

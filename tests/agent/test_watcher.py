@@ -146,6 +146,14 @@ def test_a_health_is_told_and_kept_through_a_repair(world: World) -> None:
     assert {"entry_repaired"} == set(world.names())
 
 
+def test_how_the_agent_is_doing_is_told_at_once_when_it_changes(world: World) -> None:
+    until(lambda: world.matchmaker.agents() == [AGENT], "the agent is registered")
+    world.watcher.doing(Health.CRITICAL, "its loop lags")
+    until(lambda: world.matchmaker.agents() == [], "it is critical")
+    world.watcher.doing(Health.PASSING, "")
+    until(lambda: world.matchmaker.agents() == [AGENT], "it passes again")
+
+
 def test_nothing_is_registered_before_the_node_id_is_claimed(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.claims = False

@@ -23,6 +23,8 @@ from mesh.core.records import (
     FloorAsk,
     Hello,
     Kind,
+    Ping,
+    Pong,
     Query,
     Receipt,
     Record,
@@ -110,6 +112,9 @@ class App:
 
     def received(self, data: bytes, now: float) -> None:
         for record in decode(data).records:
+            if isinstance(record, Ping):
+                self.out.append(Pong(record.stamp))
+                continue
             self.got.append(record)
             if isinstance(record, Chunk):
                 whole, ack = self.chunker.chunk(record)

@@ -823,3 +823,18 @@ def test_a_durable_cast_goes_by_the_spool_and_does_not_keep_a_drain_waiting() ->
     node.drain(mail.world.now)
     mail.run(3.0)
     assert 0 == mail.world.stopped["a"].status
+
+
+def test_a_call_waits_for_a_local_app_that_hangs_and_goes_to_it_when_it_is_heard_again() -> None:
+    world = fleet("a")
+    server, caller = App(world, "a", 10), App(world, "a", 1)
+    server.serve("orders")
+    world.run(2.0)
+    hears, server.received = server.received, lambda data, now: None  # type: ignore[method-assign]
+    world.run(15.0)
+    call = caller.call("orders", b"x")
+    world.run(16.0)
+    server.received = hears  # type: ignore[method-assign]
+    server.say(Pong(0))
+    world.run(18.0)
+    assert b"x" == caller.body(call)

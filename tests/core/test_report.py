@@ -5,10 +5,11 @@ from typing import Any
 from msgspec import json
 
 from mesh.core.context import NodeOptions
+from mesh.core.health import Vitals
 from mesh.core.heat import HeatOptions
 from mesh.core.outbox import OutboxOptions
 from mesh.core.records import BODY_INLINE_MAX, Flag, GiveBack, Status
-from mesh.core.report import REPORTS
+from mesh.core.report import REPORTS, vitals
 from mesh.sim.world import World
 from tests.core.fabric import App, fleet, hold, options
 
@@ -146,3 +147,24 @@ def test_an_answer_that_is_too_long_for_a_record_says_so() -> None:
     report = app.query("status")
     assert not report.ok
     assert b"bytes, over the 1048576 that a report may have" in report.body
+
+
+def test_vitals_are_what_counts_for_an_agents_check() -> None:
+    world, caller, _ = busy()
+    node = world.agents["a"].node
+    facts = {"loop_lag_ms": 1500.0, "descriptors": 9, "descriptors_max": 10, "clock_behind_s": "unknown"}
+    expected = Vitals(
+        unfinished=1,
+        lag_s=1.5,
+        descriptors=9,
+        descriptors_max=10,
+        waiting_max=node.options.pool.waiting_records_max,
+        remembered_max=node.options.inbox.ids_max,
+        links=1,
+    )
+    assert expected == vitals(node.state, node.options, facts)
+    world.kill("b")
+    world.run(3.0)
+    caller.call("orders")
+    world.run(3.5)
+    assert ("b",) == vitals(node.state, node.options, {}).lost

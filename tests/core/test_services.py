@@ -4,6 +4,8 @@ import pytest
 
 from mesh.core.catalogue import Health
 from mesh.core.context import NodeOptions
+from mesh.core.effects import Renew
+from mesh.core.health import HealthOptions
 from mesh.core.inbox import InboxOptions
 from mesh.core.records import Floor, FloorAsk, Goodbye, Kind, Reply, Serve, Serving, Settled, Status, Unserve
 from mesh.sim.world import World
@@ -246,3 +248,61 @@ def test_an_app_that_dies_while_it_leaves_is_withdrawn_once() -> None:
     assert caller.end(seq) is None
     again.say(Settled("a", 1, [(seq, seq)]))
     assert_mesh_quiescent(world)
+
+
+# How services are doing
+
+
+def test_an_app_that_does_not_answer_is_critical_until_it_does() -> None:
+    world = fleet("ab")
+    app = server(world)
+    caller = App(world, "b", 1)
+    world.run(30.0)
+    assert [Health.PASSING] == listed(world)
+    deaf, app.received = app.received, lambda data, now: None  # type: ignore[method-assign]
+    world.run(45.0)
+    assert [Health.CRITICAL] == listed(world)
+    assert "its app is silent for 1" in notes(world, "service_health")[0]
+    call = caller.call("orders")
+    world.run(46.0)
+    assert [] == app.asked
+    app.received, app.handle = deaf, echo  # type: ignore[method-assign]
+    app.say(Floor("b", 10, 0, []))
+    world.run(48.0)
+    assert [Health.PASSING] == listed(world)
+    assert b"" == caller.body(call)
+
+
+def test_a_service_all_of_whose_handlers_hang_is_critical_until_one_ends() -> None:
+    world = fleet("ab", NodeOptions(health=HealthOptions(hung_after_s=2.0)))
+    app = server(world, workers=2)
+    caller = App(world, "a", 1)
+    for _ in range(2):
+        caller.call("orders", timeout_s=1.0)
+    world.run(4.0)
+    assert [Health.PASSING] == listed(world)
+    world.run(8.0)
+    assert [Health.CRITICAL] == listed(world)
+    assert "all 2 workers hang" in notes(world, "service_health")[0]
+    app.release()
+    world.run(10.0)
+    assert [Health.PASSING] == listed(world)
+
+
+def test_a_service_that_leaves_is_not_checked() -> None:
+    world = fleet("ab")
+    app = server(world)
+    App(world, "a", 1).call("orders")
+    world.run(2.0)
+    app.say(Unserve("orders", "b-10"))
+    app.received = lambda data, now: None  # type: ignore[method-assign]
+    world.run(30.0)
+    assert [] == notes(world, "service_health")
+
+
+def test_the_silence_of_apps_is_not_held_against_them_by_a_node_that_was_stopped() -> None:
+    world = fleet("b")
+    server(world)
+    node = world.agents["b"].node
+    node.tick(world.now + 60.0)
+    assert [] == [effect for effect in node.take(world.now + 60.0).effects if isinstance(effect, Renew)]

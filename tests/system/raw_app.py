@@ -21,6 +21,8 @@ from mesh.core.records import (
     Failure,
     Flag,
     Kind,
+    Ping,
+    Pong,
     Query,
     Record,
     Reply,
@@ -128,6 +130,8 @@ class RawApp:
             self.send(ack)
             if whole is not None:
                 self.records.append(whole)
+        elif isinstance(record, Ping):
+            self.send(Pong(record.stamp))
         elif isinstance(record, ChunkAck):
             more = self.chunker.acked(record)
             if more:
