@@ -31,6 +31,7 @@ from mesh.core.codec import encode_split
 from mesh.core.context import Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
 from mesh.core.draining import Draining
+from mesh.core.edges import forget_edges
 from mesh.core.effects import CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
 from mesh.core.floors import Floors
 from mesh.core.heat import chosen
@@ -297,6 +298,7 @@ class Node:
             state.swept_at = now
             self.floors.sweep(now)
             self._act(state.pool.leave(state.peers.expired(now), "its certificate has expired"), now)
+            forget_edges(state, self.options.directory, now)
             state.inbox.forget_idle(CALLER_IDLE_S, now)
         self._loop_back(now)
         self.draining.tick(now)

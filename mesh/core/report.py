@@ -31,7 +31,7 @@ def unfinished(state: State) -> int:
 
 
 def vitals(state: State, options: NodeOptions, facts: Facts) -> Vitals:
-    """Return how this agent is doing, for its check: the ``facts`` that count are numbers, 0 where they are not told."""
+    """Return how this agent is doing, for its check: the ``facts`` that count are numbers, 0 where not told."""
 
     def fact(name: str) -> float:
         value = facts.get(name, 0)

@@ -143,7 +143,11 @@ class Services:
         who may be sent to."""
         changed: list[TopicKey] = []
         for app in self.state.apps.values():
-            if app.conn is not None and app.services and now - app.heard_at >= beat_s(self.options.health):
+            if (
+                app.conn is not None
+                and (app.services or app.calls)
+                and now - app.heard_at >= beat_s(self.options.health)
+            ):
                 self.context.tell(app, Ping(0))
             for service in app.services.values():
                 if not service.leaving:

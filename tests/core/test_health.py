@@ -15,7 +15,7 @@ def service(workers: int = 2, waiting: int = 0, since: float = 100.0) -> Service
     """A service with requests that wait."""
     made = Service("jobs", "s", workers, 1)
     for seq in range(waiting):
-        request = Request("a", 1, seq, 0, int(Kind.CAST), "", "jobs", b"")
+        request = Request(int(Kind.CAST), seq, "jobs", "", 60_000, b"", node="a", session=1)
         made.enqueue(Handed(request, since + 60, 1), since)
     return made
 
