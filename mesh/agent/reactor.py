@@ -22,6 +22,7 @@ import gevent
 import msgspec
 from gevent import get_hub
 from gevent.event import Event
+from msgspec import structs
 
 from mesh.agent import logs
 from mesh.agent.exits import Exit
@@ -38,9 +39,11 @@ from mesh.agent.reloading import Reloading
 from mesh.agent.spooler import Spooler
 from mesh.agent.supervisor import Inherited
 from mesh.agent.threads import in_place, in_thread
+from mesh.agent.topology import Board, Topology
 from mesh.agent.watcher import Watcher
 from mesh.config import Config
 from mesh.core import notes
+from mesh.core.edges import callers, edges
 from mesh.core.effects import (
     Claim,
     CloseApp,
@@ -91,6 +94,7 @@ class Reactor:
         keys: NodeKeys | None,
         inherited: Inherited,
         matchmaker: Matchmaker,
+        board: Board | None,
         note: Callable[..., None],
     ) -> None:
         self.config = config
@@ -127,7 +131,7 @@ class Reactor:
         )
         self.watcher = Watcher(
             matchmaker,
-            identity.entry,
+            structs.replace(identity.entry, roles=config.agent.roles),
             config.fleet,
             config.watcher_options,
             inherited.data_dir,
@@ -138,6 +142,8 @@ class Reactor:
         )
         self.spooler = self._make_spooler()
         self.http: HttpServer | None = None
+        may_keep = "topology_keeper" in config.agent.roles
+        self.topology = Topology(board, config.topology, may_keep, note) if board else None
         self.timer = self.loop.timer(0.0)
         self.carriers: dict[type, Callable[[Any], None]] = {
             OpenLink: self._open_link,
@@ -210,6 +216,8 @@ class Reactor:
         self.http = self._make_http(http_token)
         if self.http is not None:
             self.http.start()
+        if self.topology:
+            self.topology.start()
         gevent.spawn(self._beat)
         self._flush_soon()
         pulse(self.inherited.pulse_fd, READY)
@@ -222,6 +230,8 @@ class Reactor:
         self.watcher.stop(withdraw=self.status == Exit.OK)
         if self.spooler is not None:
             self.spooler.stop()
+        if self.topology:
+            self.topology.stop(withdraw=self.status == Exit.OK)
         self.apps.close_all(LAST_WORDS_S)
         self.links.close_all(LAST_WORDS_S)
         return self.status
@@ -255,6 +265,10 @@ class Reactor:
         )
         verdict = agent_health(vitals(self.node.state, self.config.node_options, self.node.facts))
         self.watcher.doing(*verdict)
+        if self.topology:
+            state = self.node.state
+            self.topology.see(edges(state), callers(state, self.config.node_options.health, self.clock()))
+            self.node.facts["topology"] = self.topology.facts()
         self.node.facts["health"] = {"status": verdict.health.name.lower(), "why": verdict.text}
 
     def _limits(self) -> dict[str, tuple[float, float]]:
@@ -476,7 +490,7 @@ def run(config: Config, inherited: Inherited) -> int:
     note = logs.make_note(node=config.node_id)
     try:
         keys = config.load_keys(time.time())
-        matchmaker = config.make_matchmaker()
+        matchmaker, board = config.make_matchmaker(), config.make_topology()
     except (ConfigError, MatchmakerError) as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.UNAVAILABLE), why=str(error))
         return Exit.UNAVAILABLE
@@ -485,4 +499,4 @@ def run(config: Config, inherited: Inherited) -> int:
     except ValueError as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.CONFIGURATION), why=str(error))
         return Exit.CONFIGURATION
-    return Reactor(config, keys, inherited, matchmaker, note).run(token)
+    return Reactor(config, keys, inherited, matchmaker, board, note).run(token)

@@ -76,6 +76,11 @@ CHECKS = (
         "chunk_bytes must be at most body_bytes_max, for no body is larger",
     ),
     Check(
+        (("topology", "interval_s"), ("topology", "session_ttl_s")),
+        lambda interval, ttl: 2 * interval <= ttl,
+        "session_ttl_s must be at least twice interval_s, or what a living agent told goes",
+    ),
+    Check(
         (("links", "redial_min_s"), ("links", "redial_max_s")),
         lambda least, most: least <= most,
         "redial_min_s must be at most redial_max_s",

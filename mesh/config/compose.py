@@ -27,6 +27,7 @@ from mesh.config.options import (
     RecorderOptions,
     SecurityOptions,
     SpoolOptions,
+    TopologyOptions,
     WatcherOptions,
     default_of,
     options_of,
@@ -44,6 +45,7 @@ from mesh.types import Endpoint
 
 if TYPE_CHECKING:
     from mesh.matchmaker.consul import ConsulOptions
+    from mesh.matchmaker.consul_topology import ConsulTopology
     from mesh.security.store import NodeKeys
 
 __all__ = ["Config", "Row", "explain", "load"]
@@ -75,6 +77,7 @@ class Config(Struct, frozen=True, kw_only=True):
     http: HttpOptions
     matchmaker: MatchmakerOptions
     watcher_options: WatcherOptions
+    topology: TopologyOptions
     sqlite: SqliteOptions
     spool: SpoolOptions
     dead: DeadOptions
@@ -160,6 +163,15 @@ class Config(Struct, frozen=True, kw_only=True):
         """Return a new spool in a directory, or None if there is to be none."""
         return SqliteSpool(data_dir / "spool.sqlite", self.dead) if self.spool.kind == "sqlite" else None
 
+    def make_topology(self) -> "ConsulTopology | None":
+        """Return this agent's part in the topology, if there is to be one; raises MatchmakerError."""
+        if self.matchmaker.kind != "consul" or not self.topology.topology_on:
+            return None
+        from mesh.matchmaker.consul import ConsulOptions
+        from mesh.matchmaker.consul_topology import ConsulTopology
+
+        return ConsulTopology(self.fleet, self.node_id, self.consul or ConsulOptions())
+
 
 class Row(NamedTuple):
     """One option as it is in effect: ``origin`` is default, a preset, a file or a variable, and how it was derived."""
@@ -237,7 +249,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, mach
 def explain(config: Config) -> list[Row]:
     """Return every option that counts, in the order of the sections, secrets as ``***``."""
     agent = (config.agent, config.security, config.recorder, config.http, config.spool, config.dead)
-    around = (config.matchmaker, config.watcher_options, config.sqlite)
+    around = (config.matchmaker, config.watcher_options, config.topology, config.sqlite)
     parts: dict[type[Struct], Any] = {type(part): part for part in (*agent, *around)}
     parts |= {option.type: getattr(config.node_options, option.name) for option in fields(NodeOptions)}
     rows = [Row("", "preset", config.preset, config.origins["", "preset"])]
@@ -304,6 +316,7 @@ def _compose(preset: str, settings: _Settings, origins: Mapping[Key, str]) -> Co
         http=made[HttpOptions],
         matchmaker=made[MatchmakerOptions],
         watcher_options=made[WatcherOptions],
+        topology=made[TopologyOptions],
         sqlite=made[SqliteOptions],
         spool=made[SpoolOptions],
         dead=made[DeadOptions],

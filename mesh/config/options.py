@@ -36,6 +36,7 @@ __all__ = [
     "RecorderOptions",
     "SecurityOptions",
     "SpoolOptions",
+    "TopologyOptions",
     "WatcherOptions",
     "default_of",
     "options_of",
@@ -68,6 +69,15 @@ class AgentOptions(Struct, frozen=True):
             "agents that share one refuse each other."
         ),
     ] = ""
+    roles: Annotated[
+        tuple[Literal["topology_keeper"], ...],
+        Meta(
+            max_length=1,
+            description="What else this agent does for its fleet. topology_keeper: it may draw the topology in "
+            "Consul's UI; of those that may, one does. Give it to two or three, whose tokens have the rights for it: "
+            "without any nothing is drawn.",
+        ),
+    ] = ()
     zone: Annotated[
         Words,
         Meta(description="Where this machine stands (rack, room, region), for people and dashboards; empty: not said."),
@@ -338,6 +348,36 @@ class HttpOptions(Struct, frozen=True):
     ] = 10.0
 
 
+class TopologyOptions(Struct, frozen=True):
+    """Who calls whom, shown in Consul's UI (with the Consul matchmaker only)."""
+
+    topology_on: Annotated[
+        bool,
+        Meta(
+            description="Whether this agent tells Consul who calls whom, and registers the apps that only call. Off, "
+            "its apps' calls are not in the picture, and its token needs no rights to sessions and keys."
+        ),
+    ] = True
+    interval_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=300,
+            description="How often it is told, where it changed, and how often its apps' checks are renewed. Shorter "
+            "shows changes sooner and costs Consul a write for each.",
+        ),
+    ] = 5.0
+    session_ttl_s: Annotated[
+        float,
+        Meta(
+            ge=10,
+            le=3600,
+            description="What was told goes when its agent was silent for so long; Consul may take twice as long, and "
+            "takes no less than 10 s. At least twice interval_s.",
+        ),
+    ] = 10.0
+
+
 LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "agent": (AgentOptions,),
     "heartbeat": (LivenessOptions,),
@@ -354,6 +394,7 @@ LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "view": (ViewOptions,),
     "matchmaker": (MatchmakerOptions, WatcherOptions),
     "matchmaker.sqlite": (SqliteOptions,),
+    "topology": (TopologyOptions,),
 }
 """Sections whose options can be imported without the agent's libraries."""
 

@@ -221,17 +221,17 @@ class ConsulApi:
     def register(self, definition: dict[str, object]) -> None:
         """Register a service by py-consul's arguments; a check that Consul has already keeps its status."""
         what = f"register {definition['service_id']}"
-        self._ask(what, lambda api: api.agent.service.register(replace_existing_checks=True, **definition))
+        self.ask(what, lambda api: api.agent.service.register(replace_existing_checks=True, **definition))
 
     def deregister(self, service_id: str) -> None:
         """Remove a service; one that is not there is no error."""
-        self._ask(f"deregister {service_id}", lambda api: api.agent.service.deregister(service_id))
+        self.ask(f"deregister {service_id}", lambda api: api.agent.service.deregister(service_id))
 
     def report(self, check_id: str, health: Health, note: str) -> bool:
         """Refresh a TTL check; False: Consul does not know it."""
         verb = _TTL_VERBS.get(health, "ttl_warn")
         note = note[:NOTE_CHARS_MAX]
-        return bool(self._ask(f"update check {check_id}", lambda api: getattr(api.agent.check, verb)(check_id, note)))
+        return bool(self.ask(f"update check {check_id}", lambda api: getattr(api.agent.check, verb)(check_id, note)))
 
     def instances(
         self, service: str, *, position: int = 0, wait_s: float = 0.0, here: bool = False, id: str = ""
@@ -248,18 +248,18 @@ class ConsulApi:
         if id:
             params.append(("filter", f'Service.ID == "{id}"'))
         path = f"/v1/health/service/{service}"
-        answer: Answer = self._ask(
+        answer: Answer = self.ask(
             f"list {service}", lambda api: api.http.get(_read, path, params=params, headers=api.prepare_headers())
         )
         if answer.filtered:
             raise MatchmakerError(f"{self} left entries of {service} out: {self.missing_right()}")
         return answer
 
-    def missing_right(self, policy: str = "read") -> str:
-        """Say who lacks which right."""
+    def missing_right(self, policy: str = "read", rights: str = "") -> str:
+        """Say who lacks which right; ``rights`` are others than those of services."""
         file = self._options.token_file
         who = f"the token in {file}" if file else "a request without a token (token_file is empty)"
-        return f"{who} needs {_RIGHTS % policy}"
+        return f"{who} needs {rights or _RIGHTS % policy}"
 
     def close(self) -> None:
         """End the requests that are under way, with MatchmakerError, and refuse all that come."""
@@ -274,7 +274,8 @@ class ConsulApi:
     def __str__(self) -> str:
         return f"Consul at {self._options.address}"
 
-    def _ask(self, what: str, request: Callable[[Any], T]) -> T:
+    def ask(self, what: str, request: Callable[[Any], T], rights: str = "") -> T:
+        """Do a request on py-consul's client; ``rights`` names those it needs, if not those of services."""
         client = self._idle_client() or _Client(self._options)
         self._busy.append(client)
         kept = False
@@ -286,7 +287,7 @@ class ConsulApi:
             kept = True
             return answer
         except (ConsulException, msgspec.MsgspecError, OSError, ValueError) as error:
-            why = "it was closed here" if self._closed else f"{_reason(error)}: {self._advice(error)}"
+            why = "it was closed here" if self._closed else f"{_reason(error)}: {self._advice(error, rights)}"
             raise MatchmakerError(f"{self} could not {what}: {why}") from error
         finally:
             self._busy.remove(client)
@@ -320,9 +321,9 @@ class ConsulApi:
             raise ValueError(f"{path} does not hold one token of at most {TOKEN_CHARS_MAX} characters")
         return token
 
-    def _advice(self, error: Exception) -> str:
+    def _advice(self, error: Exception, rights: str) -> str:
         if isinstance(error, ACLPermissionDenied):
-            return self.missing_right("write")
+            return self.missing_right("write", rights)
         if isinstance(error, ConsulException):
             return "Consul's log says more"
         if isinstance(error, OSError):

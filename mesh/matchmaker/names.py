@@ -10,7 +10,20 @@ import re
 
 from mesh.types import TopicKey
 
-__all__ = ["FLEET_DEFAULT", "PREFIX", "SERVICE_BYTES_MAX", "agent_service", "service_id", "slug", "topic_service"]
+__all__ = [
+    "FLEET_DEFAULT",
+    "PREFIX",
+    "SERVICE_BYTES_MAX",
+    "agent_service",
+    "app_service",
+    "fleet_key",
+    "is_service",
+    "proxy_service",
+    "service_id",
+    "slug",
+    "topic_service",
+    "topology_node",
+]
 
 FLEET_DEFAULT = "default"
 PREFIX = "heartmesh-"
@@ -38,6 +51,31 @@ def agent_service(fleet: str) -> str:
 def topic_service(fleet: str, topic: TopicKey) -> str:
     """Return the Consul service that the instances of a topic are instances of."""
     return _service(f"topic-{topic.topic}", fleet, topic.namespace)
+
+
+def app_service(fleet: str, namespace: str, app: str) -> str:
+    """Return the Consul service that the apps of a name, which only call, are instances of."""
+    return _service(f"app-{app}", fleet, namespace)
+
+
+def proxy_service(service: str) -> str:
+    """Return the service of the proxy that has the edges of a topic's or app's service in Consul's topology."""
+    return PREFIX + slug("proxy-" + service.removeprefix(PREFIX), SERVICE_BYTES_MAX - len(PREFIX))
+
+
+def is_service(name: str) -> bool:
+    """Return whether a name may be that of a topic's or app's service."""
+    return bool(re.fullmatch(rf"{PREFIX}(app|topic)-[a-z0-9-]+", name)) and len(name) <= SERVICE_BYTES_MAX
+
+
+def topology_node(fleet: str) -> str:
+    """Return the node of Consul's catalogue, no machine, that has a fleet's proxies."""
+    return _service("topology", fleet, "")
+
+
+def fleet_key(fleet: str) -> str:
+    """Return what the keys of a fleet in Consul's KV begin with."""
+    return f"heartmesh/{slug(fleet)}/"
 
 
 def service_id(service: str, node: str, slot: int | None = None) -> str:

@@ -3,7 +3,7 @@
 from mesh.core.catalogue import Health
 from mesh.core.context import NodeOptions
 from mesh.core.directory import DirectoryOptions
-from mesh.core.edges import EDGES_MAX, Caller, Edge, callers, edges
+from mesh.core.edges import EDGES_MAX, Caller, callers, edges
 from mesh.core.health import HealthOptions
 from mesh.core.records import Goodbye
 from mesh.sim.world import World
@@ -60,7 +60,7 @@ def test_what_nobody_serves_has_no_edge() -> None:
 
 
 def test_no_more_edges_are_told_than_one_agent_may() -> None:
-    world, web, _ = shop()
+    world, _, _ = shop()
     state = world.agents["a"].node.state
     app = next(app for app in state.apps.values() if app.name == "web")
     for number in range(EDGES_MAX + 5):
@@ -72,7 +72,7 @@ def test_no_more_edges_are_told_than_one_agent_may() -> None:
 
 
 def test_apps_that_only_call_are_callers_as_well_as_the_worst_of_their_name() -> None:
-    world, web, _ = shop()
+    world, _, _ = shop()
     again = App(world, "a", 4, name="web")
     again.call("orders")
     App(world, "a", 5, name="silent")
