@@ -25,7 +25,7 @@ DEATH_S = 30.0
 """What is promised of an agent that was killed, the keeper too."""
 
 POLICIES = Path(__file__).resolve().parents[2] / "consul" / "acl"
-KEEPER = {"agent": {"roles": ["topology_keeper"]}}
+KEEPER: dict[str, Any] = {"agent": {"roles": ["topology_keeper"]}}
 WEB, ORDERS, STOCK = "heartmesh-app-web", "heartmesh-topic-orders", "heartmesh-topic-stock"
 
 APP = """
@@ -67,8 +67,8 @@ class Stage:
 
     def agent(self, node: str, *, keeper: bool = False, **sections: Mapping[str, Any]) -> Agent:
         policies = ("agent", "topology-keeper") if keeper else ("agent",)
-        options = {"matchmaker__consul": rights(self.consul, self.directory, *policies), **sections}
-        return self.fleet.start(node, **options, **(KEEPER if keeper else {}))
+        told: dict[str, Any] = {"matchmaker__consul": rights(self.consul, self.directory, *policies), **sections}
+        return self.fleet.start(node, **told | (KEEPER if keeper else {}))
 
     def program(self, agent: Agent, name: str, serves: str = "", calls: str = "") -> subprocess.Popen[bytes]:
         """Start an app as a process of its own; returns when it has served and called."""
@@ -82,7 +82,7 @@ class Stage:
     def ends(self, service: str) -> tuple[set[str], set[str]]:
         """Return who calls a service and whom it calls, as the UI is told, if each is allowed by name."""
         told = self.consul.get(f"/v1/internal/ui/service-topology/{service}?kind=")
-        sides = [[row for row in told[side] or []] for side in ("Downstreams", "Upstreams")]
+        sides = [told[side] or [] for side in ("Downstreams", "Upstreams")]
         for row in sides[0] + sides[1]:
             if row["Source"] != "proxy-registration" or not row["Intention"]["HasExact"]:
                 return set(), set()
