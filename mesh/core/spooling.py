@@ -127,6 +127,7 @@ class Spooling:
         if failure is not None:
             calling.refuse(app, request, failure)
         else:
+            app.calls[request.topic] = now
             durable.put(request, now + calling.timeout_s(request), now)
 
     # It opens
