@@ -1,6 +1,6 @@
 # One way to do each thing; CI calls the same targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak faults consul clean
+.PHONY: help pictures setup demo test check bench soak faults consul clean
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -60,6 +60,11 @@ faults: ## Do each fault to real processes many times, and print what became of 
 	@scripts/setup dev
 	@scripts/consul
 	@$(BIN)/python -m tests.system.faults $(ARGS)
+
+pictures: ## Make the pictures of Consul's UI in docs/images anew, with Chromium
+	@scripts/setup dev
+	@scripts/consul
+	@SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/system/test_consul_ui.py
 
 clean: ## Remove caches and build results; the environment stays
 	@rm -rf build dist *.egg-info .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

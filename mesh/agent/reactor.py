@@ -43,6 +43,7 @@ from mesh.agent.topology import Board, Topology
 from mesh.agent.watcher import Watcher
 from mesh.config import Config
 from mesh.core import notes
+from mesh.core.catalogue import Health
 from mesh.core.edges import callers, edges
 from mesh.core.effects import (
     Claim,
@@ -73,6 +74,7 @@ from mesh.types import Endpoint
 
 __all__ = ["Reactor", "run"]
 
+AGENT_HEALTH = "agent_health"
 REACTOR_STOPS = "reactor_stops"
 REACTOR_FAILED = "reactor_failed"
 APPS_FULL = "apps_full"
@@ -80,6 +82,9 @@ INCARNATION_REFUSED = "incarnation_refused"
 
 REFUSALS_MAX = 32
 """The latest connections that came to nothing, kept for the status."""
+
+LAGS = 3
+"""A lag counts for the agent's health when it lasted for so many beats: one late turn is no news for a whole fleet."""
 
 LAST_WORDS_S = 0.5
 """How long what was said last has to leave when the reactor ends."""
@@ -105,7 +110,8 @@ class Reactor:
         self.stopped = Event()
         self.status = int(Exit.OK)
         self.flush_due = False
-        self.armed_for = self.lag_s = 0.0
+        self.armed_for = 0.0
+        self.lags_s = deque([0.0] * LAGS, maxlen=LAGS)
         options = config.node_options
         identity = self._identity(keys)
         node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock(), owner_uid=os.geteuid())
@@ -244,7 +250,7 @@ class Reactor:
             self._gather_facts()
             asleep_at = self.clock()
             gevent.sleep(pause_s)
-            self.lag_s = self.clock() - asleep_at - pause_s
+            self.lags_s.append(self.clock() - asleep_at - pause_s)
 
     def _gather_facts(self) -> None:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -256,7 +262,8 @@ class Reactor:
             pid=os.getpid(),
             descriptors=descriptors,
             descriptors_max=limit,
-            loop_lag_ms=round(self.lag_s * 1000, 1),
+            loop_lag_ms=round(self.lags_s[-1] * 1000, 1),
+            lasting_lag_ms=round(min(self.lags_s) * 1000, 1),
             clock_behind_s=max(0.0, round(self.inherited.incarnation / 1000 - time.time(), 1)),
             matchmaker={"kind": self.config.matchmaker_kind, **self.watcher.facts()},
             socket=str(self.config.socket_path),
@@ -264,6 +271,9 @@ class Reactor:
             security=self.guard.facts() if self.guard is not None else {"curve": False},
         )
         verdict = agent_health(vitals(self.node.state, self.config.node_options, self.node.facts))
+        if verdict.health is not self.watcher.own.health:
+            level = Level.INFO if verdict.health is Health.PASSING else Level.WARNING
+            self.note(AGENT_HEALTH, level, health=verdict.health.name.lower(), why=verdict.text)
         self.watcher.doing(*verdict)
         if self.topology:
             state = self.node.state

@@ -158,6 +158,9 @@ def status_view(status: Report) -> RenderableType:
         lines.append(("matchmaker", _matchmaker(status["matchmaker"])))
         lines.append(("security", _security(status["security"])))
         lines += [("came to nothing", _refused(refused)) for refused in status["refused"][-REFUSED_SHOWN:]]
+        lines.append(("health", _health(status["health"])))
+        if "topology" in status:
+            lines.append(("topology", _topology(status["topology"])))
     about = Table(box=None, pad_edge=False, show_header=False)
     about.add_column(style="bold")
     about.add_column(overflow="fold")
@@ -173,6 +176,16 @@ def _matchmaker(facts: Report) -> str:
     if facts["reachable"] is None:
         return f"{facts['kind']}, [yellow]has not answered yet[/], {counts}"
     return f"{facts['kind']}, [red]away for {seconds(facts['away_s'])}[/]: {escape(facts['problem'])}; {counts}"
+
+
+def _health(facts: Report) -> str:
+    colour = "green" if facts["status"] == "passing" else "red" if facts["status"] == "critical" else "yellow"
+    return f"[{colour}]{facts['status']}[/]: {escape(facts['why'])}"
+
+
+def _topology(facts: Report) -> str:
+    drawn = f"{facts['edges']} edges told{', all of the fleet drawn by this agent' if facts['keeper'] else ''}"
+    return f"[red]not told[/]: {escape(facts['problem'])}" if facts["problem"] else drawn
 
 
 def _spool(facts: Report) -> str:

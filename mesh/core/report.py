@@ -41,7 +41,7 @@ def vitals(state: State, options: NodeOptions, facts: Facts) -> Vitals:
     return Vitals(
         draining=state.draining,
         unfinished=unfinished(state),
-        lag_s=fact("loop_lag_ms") / 1000,
+        lag_s=fact("lasting_lag_ms") / 1000,
         lag_warn_s=options.liveness.heartbeat_s,
         lag_fail_s=options.liveness.dead_after_s,
         descriptors=int(fact("descriptors")),

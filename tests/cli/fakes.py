@@ -77,6 +77,8 @@ STATUS: dict[str, Any] = {
         "to_register": 2,
         "watched": 1,
     },
+    "health": {"status": "passing", "why": "3 links"},
+    "topology": {"edges": 2, "keeper": True, "problem": ""},
     "socket": "/run/mesh/agent.sock",
     "preset": "local",
 }

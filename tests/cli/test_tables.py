@@ -100,6 +100,13 @@ def test_a_status_says_what_is_wrong() -> None:
     assert "state draining" in shown
     assert "matchmaker sqlite, away for 1 min 30 s: refused [x]; 2 of 2 registered, 1 topics watched" in shown
     assert "no apps" == shown[-1]
+    assert "health passing: 3 links" in shown
+    assert "topology 2 edges told, all of the fleet drawn by this agent" in shown
+    untold = {"edges": 2, "keeper": False, "problem": "no [right]"}
+    ill = {"status": "critical", "why": "its loop lags"}
+    shown = lines(status_view(STATUS | {"topology": untold, "health": ill}))
+    assert "health critical: its loop lags" in shown
+    assert "topology not told: no [right]" in shown
     unknown = STATUS["matchmaker"] | {"reachable": None, "registered": 0}
     shown = lines(status_view(STATUS | {"matchmaker": unknown}))
     assert "matchmaker sqlite, has not answered yet, 0 of 2 registered, 1 topics watched" in shown

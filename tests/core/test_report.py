@@ -152,7 +152,7 @@ def test_an_answer_that_is_too_long_for_a_record_says_so() -> None:
 def test_vitals_are_what_counts_for_an_agents_check() -> None:
     world, caller, _ = busy()
     node = world.agents["a"].node
-    facts = {"loop_lag_ms": 1500.0, "descriptors": 9, "descriptors_max": 10, "clock_behind_s": "unknown"}
+    facts = {"lasting_lag_ms": 1500.0, "descriptors": 9, "descriptors_max": 10, "clock_behind_s": "unknown"}
     expected = Vitals(
         unfinished=1,
         lag_s=1.5,

@@ -1,4 +1,4 @@
-"""Consul's own UI in a real browser: what an operator sees of a fleet. ``SCREENSHOTS`` names where pictures are kept."""
+"""Consul's own UI in a real browser: what an operator sees. ``SCREENSHOTS`` names where the pictures are kept."""
 
 import os
 import signal
