@@ -87,8 +87,8 @@ class ConsulServer:
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            # A write needs the leader and, with ACLs, that they are set up.
-            self._wait(lambda: self.put("/v1/kv/ready", "1") is True)
+            # A write needs the leader and, with ACLs, that they are set up; a session needs the node in the catalogue.
+            self._wait(lambda: self.put("/v1/kv/ready", "1") is True and bool(self.get("/v1/catalog/nodes")))
         except BaseException:
             self.stop()
             raise

@@ -86,7 +86,7 @@ def test_a_picture_is_written_once_and_taken_back_whole(make: Make, consul: Cons
     assert (5, 0) == (a.draw(pairs), a.draw(pairs))
     assert (3, 0) == (a.draw(pairs[:1]), a.draw(pairs[:1]))
     assert (3, 0) == (a.draw([]), a.draw([]))
-    assert [] == consul.get(f"/v1/catalog/node-services/{topology_node(fleet)}")["Services"]
+    assert not consul.get(f"/v1/catalog/node-services/{topology_node(fleet)}")["Services"]
     assert not [e for e in consul.get("/v1/config/service-intentions") if e["Meta"].get("heartmesh") == fleet]
 
 
