@@ -13,6 +13,9 @@ from mesh.core.outbox import Place
 
 __all__ = ["REPORTS", "SHELL_REPORTS", "Facts", "limits", "links", "status", "topics", "unfinished", "vitals"]
 
+LAG_WARN_S, LAG_FAIL_S = 1.0, 5.0
+"""The least lag that counts, however short the heartbeats are."""
+
 Facts = Mapping[str, object]
 """What only the shell knows: process, descriptors, loop lag, matchmaker."""
 
@@ -42,8 +45,8 @@ def vitals(state: State, options: NodeOptions, facts: Facts) -> Vitals:
         draining=state.draining,
         unfinished=unfinished(state),
         lag_s=fact("lasting_lag_ms") / 1000,
-        lag_warn_s=options.liveness.heartbeat_s,
-        lag_fail_s=options.liveness.dead_after_s,
+        lag_warn_s=max(LAG_WARN_S, options.liveness.heartbeat_s),
+        lag_fail_s=max(LAG_FAIL_S, options.liveness.dead_after_s),
         descriptors=int(fact("descriptors")),
         descriptors_max=int(fact("descriptors_max")) or 1,
         waiting=state.outbox.queued,
