@@ -11,7 +11,6 @@ resume with what they know.
 
 import os
 import random
-import resource
 import signal
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from gevent.event import Event
 from msgspec import structs
 
 from mesh.agent import logs
+from mesh.agent.condition import Condition
 from mesh.agent.exits import Exit
 from mesh.agent.guard import Guard
 from mesh.agent.http import HttpServer
@@ -83,9 +83,6 @@ INCARNATION_REFUSED = "incarnation_refused"
 REFUSALS_MAX = 32
 """The latest connections that came to nothing, kept for the status."""
 
-LAGS = 3
-"""A lag counts for the agent's health when it lasted for so many beats: one late turn is no news for a whole fleet."""
-
 LAST_WORDS_S = 0.5
 """How long what was said last has to leave when the reactor ends."""
 
@@ -111,7 +108,7 @@ class Reactor:
         self.status = int(Exit.OK)
         self.flush_due = False
         self.armed_for = 0.0
-        self.lags_s = deque([0.0] * LAGS, maxlen=LAGS)
+        self.condition = Condition(inherited.incarnation)
         options = config.node_options
         identity = self._identity(keys)
         node = Node(identity, options, random.SystemRandom().getrandbits(63), self.clock(), owner_uid=os.geteuid())
@@ -135,17 +132,7 @@ class Reactor:
             ),
             self.clock,
         )
-        self.watcher = Watcher(
-            matchmaker,
-            structs.replace(identity.entry, roles=config.agent.roles),
-            config.fleet,
-            config.watcher_options,
-            inherited.data_dir,
-            in_thread if config.matchmaker_kind == "sqlite" else in_place,
-            self._snapshot,
-            self._namesakes,
-            note,
-        )
+        self.watcher = self._make_watcher(matchmaker, identity)
         self.spooler = self._make_spooler()
         self.http: HttpServer | None = None
         may_keep = "topology_keeper" in config.agent.roles
@@ -167,6 +154,19 @@ class Reactor:
             Inquire: lambda effect: gevent.spawn(self._answer, effect),
             Stop: self._stop,
         }
+
+    def _make_watcher(self, matchmaker: Matchmaker, identity: Identity) -> Watcher:
+        return Watcher(
+            matchmaker,
+            structs.replace(identity.entry, roles=self.config.agent.roles),
+            self.config.fleet,
+            self.config.watcher_options,
+            self.inherited.data_dir,
+            in_thread if self.config.matchmaker_kind == "sqlite" else in_place,
+            self._snapshot,
+            self._namesakes,
+            self.note,
+        )
 
     def _identity(self, keys: NodeKeys | None) -> Identity:
         public_key, certificate = (keys.secret.public_key, keys.shown) if keys is not None else ("", b"")
@@ -250,21 +250,11 @@ class Reactor:
             self._gather_facts()
             asleep_at = self.clock()
             gevent.sleep(pause_s)
-            self.lags_s.append(self.clock() - asleep_at - pause_s)
+            self.condition.beat(self.clock() - asleep_at - pause_s)
 
     def _gather_facts(self) -> None:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        try:
-            descriptors = len(os.listdir("/proc/self/fd"))
-        except OSError:  # to look takes one, and there is none left
-            descriptors = limit
         self.node.facts.update(
-            pid=os.getpid(),
-            descriptors=descriptors,
-            descriptors_max=limit,
-            loop_lag_ms=round(self.lags_s[-1] * 1000, 1),
-            lasting_lag_ms=round(min(self.lags_s) * 1000, 1),
-            clock_behind_s=max(0.0, round(self.inherited.incarnation / 1000 - time.time(), 1)),
+            self.condition.facts(),
             matchmaker={"kind": self.config.matchmaker_kind, **self.watcher.facts()},
             socket=str(self.config.socket_path),
             preset=self.config.preset,
