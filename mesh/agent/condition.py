@@ -12,7 +12,7 @@ LAGS = 3
 
 
 class Condition:
-    """Is told of each beat how late it was; ``incarnation``: this process's, in unix milliseconds if clocks are right."""
+    """Is told of each beat how late it was; ``incarnation``: this process's, in unix ms if clocks are right."""
 
     def __init__(self, incarnation: int) -> None:
         self.incarnation = incarnation

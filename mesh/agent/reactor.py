@@ -23,7 +23,6 @@ from gevent import get_hub
 from gevent.event import Event
 from msgspec import structs
 
-from mesh.agent import logs
 from mesh.agent.condition import Condition
 from mesh.agent.exits import Exit
 from mesh.agent.guard import Guard
@@ -31,7 +30,7 @@ from mesh.agent.http import HttpServer
 from mesh.agent.incarnation import raise_incarnation
 from mesh.agent.ipc import AppEvents, Apps, AppsOptions
 from mesh.agent.links import LinkEvents, Links, LinksOptions
-from mesh.agent.pages import Pages, read_token
+from mesh.agent.pages import Pages
 from mesh.agent.poison import Poison
 from mesh.agent.process import READY, pulse
 from mesh.agent.recorder import Recorder
@@ -67,12 +66,11 @@ from mesh.core.identity import Identity, Proof
 from mesh.core.ledger import Word
 from mesh.core.node import Node
 from mesh.core.report import vitals
-from mesh.errors import ConfigError
-from mesh.matchmaker.base import Matchmaker, MatchmakerError
+from mesh.matchmaker.base import Matchmaker
 from mesh.security.store import NodeKeys
 from mesh.types import Endpoint
 
-__all__ = ["Reactor", "run"]
+__all__ = ["REACTOR_STOPS", "Reactor"]
 
 AGENT_HEALTH = "agent_health"
 REACTOR_STOPS = "reactor_stops"
@@ -483,20 +481,3 @@ class Reactor:
                 return
         self.status = effect.status
         self.stopped.set()
-
-
-def run(config: Config, inherited: Inherited) -> int:
-    """Be a reactor: return the exit status, see `exits`."""
-    note = logs.make_note(node=config.node_id)
-    try:
-        keys = config.load_keys(time.time())
-        matchmaker, board = config.make_matchmaker(), config.make_topology()
-    except (ConfigError, MatchmakerError) as error:
-        note(REACTOR_STOPS, Level.ERROR, status=int(Exit.UNAVAILABLE), why=str(error))
-        return Exit.UNAVAILABLE
-    try:
-        token = read_token(config.http.http_token_file) if config.http.http_token_file else ""
-    except ValueError as error:
-        note(REACTOR_STOPS, Level.ERROR, status=int(Exit.CONFIGURATION), why=str(error))
-        return Exit.CONFIGURATION
-    return Reactor(config, keys, inherited, matchmaker, board, note).run(token)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mesh.agent import logs, reactor
+from mesh.agent import birth, logs
 from mesh.agent.exits import Exit
 from mesh.agent.supervisor import SupervisorOptions, supervise
 from mesh.config import Config, load
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         return Exit.CONFIGURATION
     logs.configure(logging.getLevelNamesMapping()[config.agent.log_level.upper()], config.agent.log_format)
     _limit_open_files(config.descriptors_needed)
-    return supervise(_options(config), partial(reactor.run, config), logs.make_note(node=config.node_id))
+    return supervise(_options(config), partial(birth.run, config), logs.make_note(node=config.node_id))
 
 
 def _limit_open_files(needed: int) -> None:
