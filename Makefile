@@ -27,12 +27,13 @@ check: ## Lint, formatting, types, import layers, the Ansible collection, house 
 	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs_links.py
 
 test: ## Everything, with a real Consul: each core module's coverage, then all tests, fast ones first (ARGS="-k link")
+	@scripts/packages
 	@scripts/setup dev
 	@scripts/consul
 	@$(BIN)/python scripts/core-coverage
 	@$(BIN)/python -m pytest --durations=10 $(ARGS)
 
-test-ansible: ## Deploy with Ansible to hosts that boot in namespaces of this machine: about seven minutes, as root
+test-ansible: ## Deploy with Ansible to hosts that boot in namespaces of this machine: eight to twenty minutes, as root
 	@scripts/setup dev
 	@scripts/consul
 	@scripts/hosts-tree
@@ -55,6 +56,7 @@ soak: ## Search for new failures: ten thousand simulated meshes (SEEDS=A..B), ev
 	@$(BIN)/mesh sim --exhaustive all
 	@$(BIN)/python -m pytest --hypothesis-profile=soak --timeout=3600 -x -m "not system" $(ARGS)
 	@$(BIN)/python -m tests.system.faults
+	@if reason=$$(scripts/hosts-tree 2>&1 >/dev/null); then $(MAKE) test-ansible; else echo "no test-ansible: $$reason"; fi
 
 faults: ## Do each fault to real processes many times, and print what became of all calls (ARGS="kills --rounds 200")
 	@scripts/setup dev
