@@ -47,7 +47,8 @@ class AppsOptions(Struct, frozen=True):
 class AppEvents(Struct, frozen=True):
     """Whom to tell: of a connection (returns its number), a frame, bytes that are none, an end, a death.
 
-    ``closed`` returns the session that was there, if it may come back. ``full``: why nobody is accepted for a while.
+    ``closed`` returns the session that was there, if it may come back. ``took``: the socket has taken what it was given
+    before it was asked to confirm this number. ``full``: why nobody is accepted for a while.
     """
 
     connected: Callable[[Credentials], int]
@@ -55,6 +56,7 @@ class AppEvents(Struct, frozen=True):
     malformed: Callable[[int, str], None]
     closed: Callable[[int], int | None]
     died: Callable[[int], None]
+    took: Callable[[int, int], None]
     full: Callable[[str], None]
 
 
@@ -68,6 +70,8 @@ class _Connection:
         self.partial = bytearray()
         self.due = 0
         self.unsent = bytearray()
+        self.unconfirmed = 0
+        self.broken = False
         self.reader: Any = None
         self.writer: Any = None
         self.mourner: Any = None
@@ -227,6 +231,7 @@ class Apps:
             except BlockingIOError:
                 sent = 0
             except OSError:
+                connection.broken = True
                 return
             if sent == len(frame):
                 return
@@ -248,13 +253,27 @@ class Apps:
         except BlockingIOError:
             return
         except OSError:
+            connection.broken = True
             sent = len(connection.unsent)
         del connection.unsent[:sent]
         if connection.unsent:
             return
         self._stop_writing(connection)
+        if connection.unconfirmed:
+            self.confirm(connection.conn, connection.unconfirmed)
         if connection.closing:
             self._end(connection)
+
+    def confirm(self, conn: int, number: int) -> None:
+        """Tell once an app's socket has taken all that it was given up to now; a broken one is not told of."""
+        connection = self.connections.get(conn)
+        if connection is None or connection.broken or connection.cut_off:
+            return
+        if connection.unsent:
+            connection.unconfirmed = number
+        else:
+            connection.unconfirmed = 0
+            self.events.took(conn, number)
 
     def _stop_writing(self, connection: _Connection) -> None:
         if connection.writer is not None:

@@ -48,6 +48,7 @@ from mesh.core.effects import (
     Claim,
     CloseApp,
     CloseLink,
+    Confirm,
     FindAgents,
     Inquire,
     Level,
@@ -121,7 +122,7 @@ class Reactor:
             inherited.app_listener,
             AppEvents(
                 *(self._app_connected, self._app_data, self._app_malformed),
-                *(self._app_closed, self._app_died, self._apps_full),
+                *(self._app_closed, self._app_died, self._app_took, self._apps_full),
             ),
             AppsOptions(
                 connections_max=config.agent.app_connections_max,
@@ -140,6 +141,7 @@ class Reactor:
             OpenLink: self._open_link,
             CloseLink: self._close_link,
             CloseApp: lambda effect: self.apps.close(effect.app),
+            Confirm: lambda effect: self.apps.confirm(effect.app, effect.number),
             Watch: lambda effect: self.watcher.watch(effect.topic, fresh=effect.fresh),
             Unwatch: lambda effect: self.watcher.unwatch(effect.topic),
             Register: lambda effect: self.watcher.register(effect.instance),
@@ -312,6 +314,10 @@ class Reactor:
 
     def _app_died(self, session: int) -> None:
         self.node.app_died(session, self.clock())
+        self._flush_soon()
+
+    def _app_took(self, conn: int, number: int) -> None:
+        self.node.app_took(conn, number, self.clock())
         self._flush_soon()
 
     def _link_accepted(self, key: str) -> int:

@@ -69,7 +69,18 @@ ADOPTED_MAX = 65_536
 REACHED_MAX = 65_536
 """Serving apps that one app may say it has reached."""
 
-OUTLIVES = ("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes", "reached", "adopted", "calls")
+OUTLIVES = (
+    "services",
+    "records",
+    "bytes",
+    "floor",
+    "outcomes",
+    "outcomes_bytes",
+    "reached",
+    "telling",
+    "adopted",
+    "calls",
+)
 """What of an app outlives its connection."""
 
 FLEET = "fleet"
@@ -243,6 +254,7 @@ class AppHop:
             draining=state.draining,
         )
         self.context.tell(app, welcome)
+        self.calling.sending.tell_again(app)
         self.serving.resumed(app, now)
         return app
 
@@ -260,6 +272,12 @@ class AppHop:
             self._end_session(app, now)
         else:
             self.context.note(notes.APP_DETACHED, Level.INFO, app=app.name, pid=app.pid)
+
+    def took(self, conn: int, number: int, now: float) -> None:
+        """An app's socket has taken in its batches up to a number."""
+        session = self.state.conns.get(conn)
+        if session is not None:
+            self.calling.sending.took(self.state.apps[session], number, now)
 
     def died(self, session: int, now: float) -> None:
         """The process of an app whose connection was lost is gone."""
@@ -287,6 +305,7 @@ class AppHop:
         self.recovery.forget(app, now)
         self.spooling.forget(app)
         del self.state.apps[app.session]
+        self.calling.sending.release_held(app.session, now)
         level = Level.INFO if orderly else Level.WARNING
         self.context.note(notes.APP_SESSION_ENDED, level, app=app.name, pid=app.pid, orderly=int(orderly))
         for topic in topics:

@@ -322,7 +322,7 @@ class Calling:
         del self.state.fans[key]
         self.state.outbox.wheel.remove(key, fan.deadline)
         for node in fan.pending:
-            if key not in self.state.outbox.queues.get(node, {}):
+            if not self.state.outbox.is_held(node, key) and key not in self.state.outbox.queues.get(node, {}):
                 self.context.answer(node, Cancel(self.context.node, *key))
             self.state.outbox.unqueue(node, key)
             self.sending.release(node, now)

@@ -16,6 +16,7 @@ __all__ = [
     "Claim",
     "CloseApp",
     "CloseLink",
+    "Confirm",
     "Effect",
     "FindAgents",
     "Inquire",
@@ -54,6 +55,14 @@ class CloseApp(Struct, frozen=True, tag=True):
 
     app: int
     reason: str
+
+
+class Confirm(Struct, frozen=True, tag=True):
+    """Say ``app_took(app, number)`` once this app's socket has taken all that was flushed to it up to now, at once if
+    it has; not at all if it has broken."""
+
+    app: int
+    number: int
 
 
 class Watch(Struct, frozen=True, tag=True):
@@ -141,6 +150,7 @@ Effect = (
     OpenLink
     | CloseLink
     | CloseApp
+    | Confirm
     | Watch
     | Unwatch
     | Register

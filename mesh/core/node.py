@@ -32,7 +32,7 @@ from mesh.core.context import Context, NodeOptions, State, parts
 from mesh.core.directory import Directory
 from mesh.core.draining import Draining
 from mesh.core.edges import forget_edges
-from mesh.core.effects import CloseLink, Effect, Level, OpenLink, Stop, Unwatch, Watch
+from mesh.core.effects import CloseLink, Confirm, Effect, Level, OpenLink, Stop, Unwatch, Watch
 from mesh.core.floors import Floors
 from mesh.core.heat import chosen
 from mesh.core.identity import Identity, Proof
@@ -157,6 +157,11 @@ class Node:
     def app_closed(self, conn: int, now: float, *, dead: bool) -> None:
         """An app's connection is gone; ``dead``: its process is too."""
         self.apps.closed(conn, now, dead=dead)
+        self._loop_back(now)
+
+    def app_took(self, conn: int, number: int, now: float) -> None:
+        """An app's socket has taken in its batches up to this number, as `Confirm` asked."""
+        self.apps.took(conn, number, now)
         self._loop_back(now)
 
     def app_died(self, session: int, now: float) -> None:
@@ -468,6 +473,8 @@ class Node:
                 app.settled.clear()
             frames = encode_split(app.counter_out, app.out, app.protocol)
             app.counter_out += len(frames)
+            if app.telling and self.calling.sending.flushed(app, app.counter_out):
+                context.effects.append(Confirm(app.conn, app.counter_out))
             app.out.clear()
             app_data.extend((app.conn, frame) for frame in frames)
         state.dirty_apps.clear()

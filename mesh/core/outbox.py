@@ -166,13 +166,15 @@ class Inquiry(Struct):
 
 
 class Outbox(Struct):
-    """All entries of this node's apps. ``queues``: what waits for a link to each node, oldest first; ``unasked``: the
-    targets of inquiries that have something new to ask."""
+    """All entries of this node's apps. ``queues``: what waits for a link to each node, oldest first; ``held``: what
+    waits until its app was told that it goes where it goes, by app; ``unasked``: the targets of inquiries that have
+    something new to ask."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     by_target: dict[TargetKey, dict[Key, None]] = field(default_factory=dict)
     waiting: dict[TopicKey, dict[Key, None]] = field(default_factory=dict)
     queues: dict[str, dict[Key, None]] = field(default_factory=dict)
+    held: dict[int, dict[tuple[str, Key], None]] = field(default_factory=dict)
     queued: int = 0
     admitted: int = 0
     wheel: Wheel[Key] = field(default_factory=Wheel)
@@ -215,8 +217,29 @@ class Outbox(Struct):
         self.queues.setdefault(node, {})[key] = None
         self.queued += 1
 
+    def hold(self, node: str, key: Key) -> None:
+        """Keep an aimed entry, or a fan-out's part for a node, until its app is told that it goes there."""
+        self.held.setdefault(key[0], {})[node, key] = None
+        self.queued += 1
+
+    def release(self, session: int) -> list[tuple[str, Key]]:
+        """Take out and return what is held for an app, oldest first."""
+        held = list(self.held.pop(session, ()))
+        self.queued -= len(held)
+        return held
+
+    def is_held(self, node: str, key: Key) -> bool:
+        return (node, key) in self.held.get(key[0], ())
+
     def unqueue(self, node: str, key: Key) -> None:
         """It need not be kept for this node any more."""
+        if self.is_held(node, key):
+            held = self.held[key[0]]
+            del held[node, key]
+            self.queued -= 1
+            if not held:
+                del self.held[key[0]]
+            return
         keys = self.queues.get(node)
         if keys is not None and key in keys:
             del keys[key]

@@ -117,6 +117,7 @@ class Recovery:
                 actions += self.calling.replace(entry, now)
         for key, fan in self.state.fans.items():
             if node in fan.pending and key not in outbox.queues.get(node, {}):
+                outbox.unqueue(node, key)
                 outbox.queue(node, key)
         if outbox.queues.get(node):
             actions += self.state.pool.want(node, self.options.pool, now)
@@ -231,6 +232,9 @@ class Recovery:
             return self.calling.failure(request, Status.INDETERMINATE, text)
         if entry.place is Place.QUEUED:
             pool, node = self.state.pool, entry.target[0]
+            if self.state.outbox.is_held(node, entry.key):
+                text = f"its app did not read within its time that it would go to {node}"
+                return self.calling.failure(request, Status.EXPIRED, text)
             if pool.slot(node).wanted and pool.taken >= self.options.pool.links_max:
                 text = f"no room for a link to {node} within its time"
                 return self.calling.failure(request, Status.OVERLOADED, text, limit="links_max")

@@ -2,6 +2,9 @@
 
 A reservation is made in the step that needs it: a link is leased when something is aimed at its node, or asked there,
 and released when that is taken away again; a serving app that was not reached before takes a place of ``reach_max``.
+
+What goes to a serving app that its own app has not reached before is held until the socket of its own app has taken in
+that it does. Were this agent killed before, the next one would not know whom to ask.
 """
 
 from msgspec import structs
@@ -15,12 +18,16 @@ from mesh.core.link import Link
 from mesh.core.outbox import Entry, Key, Place, TargetKey
 from mesh.core.pool import Action
 from mesh.core.records import Reach, Request
+from mesh.core.session import App
 from mesh.types import TopicKey
 
 __all__ = ["Sending"]
 
 UNTOLD = 0
 """The incarnation of a target that an app may reach, before the first request leaves for it."""
+
+UNFLUSHED = -1
+"""The batch that tells an app of a target, before it was flushed."""
 
 
 class Sending:
@@ -46,6 +53,7 @@ class Sending:
             in_use.update(((node, 0), None) for fan in self.state.fans.values() for node in fan.pending)
             for node, serving in [target for target in app.reached if target not in in_use]:
                 incarnation = app.reached.pop((node, serving))
+                app.telling.pop((node, serving), None)
                 if incarnation != UNTOLD:
                     self.context.tell(app, Reach(node, incarnation, serving, over=True))
         if len(app.reached) > room:
@@ -88,23 +96,29 @@ class Sending:
             entry.seen_at = now
 
     def send_here(self, entry: Entry, now: float) -> None:
-        """Hand an entry to this node's own serving half, unless that has to be on disk first."""
+        """Hand an entry to this node's own serving half, unless its app must know first, or it has to be on disk."""
         incarnation = self.state.peers.identity.incarnation
+        if not self._is_told(entry.request.session, entry.target, incarnation):
+            entry.place = Place.QUEUED
+            self.state.outbox.hold(self.context.node, entry.key)
+            return
         if is_sent_once(entry.request) and self.state.durable.must_mark(entry.key, (*entry.target, incarnation)):
             entry.place = Place.QUEUED
             return
         self._sent(entry, now)
-        self._reach(entry.request.session, entry.target, incarnation)
         self.context.loopback.append(entry.request)
 
     def _send(self, link: Link, entry: Entry, now: float) -> None:
-        """Put an entry on its link's way out, unless that has to be on disk first."""
+        """Put an entry on its link's way out, unless its app must know that first, or it has to be on disk."""
+        if not self._is_told(entry.request.session, entry.target, link.incarnation):
+            entry.place = Place.QUEUED
+            self.state.outbox.hold(link.peer, entry.key)
+            return
         if is_sent_once(entry.request) and self.state.durable.must_mark(entry.key, (*entry.target, link.incarnation)):
             entry.place = Place.QUEUED
             return
         self._sent(entry, now)
         entry.reached = link.incarnation
-        self._reach(entry.request.session, entry.target, link.incarnation)
         link.charge(weight(entry.request, link.chunker.chunk_bytes))
         self._say(link, entry.request)
 
@@ -118,16 +132,55 @@ class Sending:
         for record in (announcement, *chunks):
             peers.say(link, record)
 
-    def _reach(self, session: int, target: TargetKey, incarnation: int) -> None:
-        """Tell the app, before its first record goes to a target, that it does."""
+    def _is_told(self, session: int, target: TargetKey, incarnation: int) -> bool:
+        """Return whether an app knows that its records go to a target; if not it is told."""
         app = self.state.apps.get(session)
-        if app is not None and app.reached.get(target) != incarnation:
-            app.reached[target] = incarnation
-            identity = self.state.peers.identity
-            node, serving = target
-            endpoint = identity.endpoint if node == identity.node else self.state.peers.peer(node).endpoint
-            host, port, public_key = endpoint if endpoint is not None else ("", 0, "")
-            self.context.tell(app, Reach(node, incarnation, serving, host, port, public_key=public_key))
+        if app is None:
+            return True
+        if app.reached.get(target) == incarnation:
+            return target not in app.telling
+        app.reached[target] = incarnation
+        self._reach(app, target)
+        return False
+
+    def _reach(self, app: App, target: TargetKey) -> None:
+        """Tell an app that its records go to a target."""
+        app.telling[target] = UNFLUSHED
+        identity = self.state.peers.identity
+        node, serving = target
+        endpoint = identity.endpoint if node == identity.node else self.state.peers.peer(node).endpoint
+        host, port, public_key = endpoint if endpoint is not None else ("", 0, "")
+        self.context.tell(app, Reach(node, app.reached[target], serving, host, port, public_key=public_key))
+
+    def tell_again(self, app: App) -> None:
+        """An app is back, which may not have been told all before its socket broke."""
+        for target in app.telling:
+            self._reach(app, target)
+
+    def flushed(self, app: App, number: int) -> bool:
+        """A batch for an app was flushed; return whether it tells the app of somebody."""
+        fresh = [target for target, batch in app.telling.items() if batch == UNFLUSHED]
+        app.telling.update(dict.fromkeys(fresh, number))
+        return bool(fresh)
+
+    def took(self, app: App, number: int, now: float) -> None:
+        """An app's socket has taken in its batches up to a number: what was held until then goes."""
+        for target in [target for target, batch in app.telling.items() if UNFLUSHED < batch <= number]:
+            del app.telling[target]
+        self.release_held(app.session, now)
+
+    def release_held(self, session: int, now: float) -> None:
+        """Send what was held until an app had been told of it, in its order; what must still wait is held again."""
+        outbox = self.state.outbox
+        nodes: dict[str, None] = {}
+        for node, key in outbox.release(session):
+            if node != self.context.node:
+                outbox.queue(node, key)
+                nodes[node] = None
+            else:
+                self.send_here(outbox.entries[key], now)
+        for node in nodes:
+            self.flush_queue(node, now)
 
     def flush_queue(self, node: str, now: float) -> None:
         """Send what waits for the link to a node, as far as its window goes."""
@@ -156,7 +209,10 @@ class Sending:
         return state.pool.want(node, self.options.pool, now)
 
     def _send_fan(self, link: Link, fan: Fan, now: float) -> None:
-        self._reach(fan.request.session, (link.peer, 0), link.incarnation)
+        key = (fan.request.session, fan.request.seq)
+        if not self._is_told(key[0], (link.peer, 0), link.incarnation):
+            self.state.outbox.hold(link.peer, key)
+            return
         link.charge(weight(fan.request, link.chunker.chunk_bytes))
         self._say(link, self._fan_copy(fan, now))
 

@@ -33,6 +33,7 @@ class Pending(Struct):
 class App(Struct):
     """The state of one session. ``conn``: its connection, None while it is away; ``out``: told at the next flush;
     ``reached``: the serving apps that its requests went to, by node and session, and the incarnations of their agents;
+    ``telling``: those of them that its socket may not have taken word of, and the batch that brings it;
     ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, by
     seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it; ``calls``: the topics that
     it calls, and when it last did."""
@@ -62,6 +63,7 @@ class App(Struct):
     accepted: list[int] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
     reached: dict[tuple[str, int], int] = field(default_factory=dict)
+    telling: dict[tuple[str, int], int] = field(default_factory=dict)
     reached_before: dict[tuple[str, int], int] = field(default_factory=dict)
     targets_before: dict[int, dict[str, int]] = field(default_factory=dict)
     calls: dict[str, float] = field(default_factory=dict)

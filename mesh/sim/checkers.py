@@ -91,6 +91,7 @@ def leaks(node: Node) -> Iterator[str]:
             "by_target": outbox.by_target,
             "waiting": outbox.waiting,
             "queues": outbox.queues,
+            "held": outbox.held,
             "queued": outbox.queued,
             "inquiries": outbox.inquiries,
             "unasked": outbox.unasked,

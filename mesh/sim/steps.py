@@ -12,7 +12,19 @@ from mesh.client.events import Delivered, Ended, Event, Lost, Parted
 from mesh.client.session import Session
 from mesh.core.catalogue import Health, Snapshot
 from mesh.core.context import NodeOptions, State
-from mesh.core.effects import CloseApp, CloseLink, Effect, OpenLink, Register, Renew, Stop, Unwatch, Watch, Withdraw
+from mesh.core.effects import (
+    CloseApp,
+    CloseLink,
+    Confirm,
+    Effect,
+    OpenLink,
+    Register,
+    Renew,
+    Stop,
+    Unwatch,
+    Watch,
+    Withdraw,
+)
 from mesh.core.identity import Identity
 from mesh.core.node import Node
 from mesh.core.records import Kind as RequestKind
@@ -141,6 +153,10 @@ class Hand:
             if key:
                 self._close_socket(key, 1)
                 node.app_closed(effect.app, world.now, dead=False)
+        elif isinstance(effect, Confirm):
+            socket = world.sockets.get(self._socket_at(name, effect.app))
+            if socket is not None and socket.held[0]:
+                node.app_took(effect.app, effect.number, world.now)
         elif isinstance(effect, Watch):
             watchers = [who for who in world.watchers.get(effect.topic, ()) if who != name]
             world.watchers[effect.topic] = sorted([*watchers, name])

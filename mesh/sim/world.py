@@ -29,6 +29,7 @@ from mesh.core.effects import (
     Claim,
     CloseApp,
     CloseLink,
+    Confirm,
     Effect,
     FindAgents,
     Inquire,
@@ -83,6 +84,7 @@ class Agent:
         self.wires: dict[int, Wire] = {}
         self.speakers: dict[int, Speaker] = {}
         self.hung_up: dict[int, bool] = {}
+        self.clogged: dict[int, list[Callable[[], object]]] = {}
         self.spool: spool_base.Spool | None = None
         self.disk_free_at = 0.0
         self.running = True
@@ -277,6 +279,8 @@ class World:
                 if effect.app not in agent.hung_up:
                     self._hang_up(name, speaker)
                 self.turn(agent, lambda: agent.node.app_closed(effect.app, agent.time(), dead=False))
+        elif isinstance(effect, Confirm):
+            self._confirm(agent, effect)
         elif isinstance(effect, Spool):
             self._spool(agent, effect)
         elif isinstance(effect, Watch):
@@ -298,6 +302,12 @@ class World:
             agent.node.answered(effect.session, effect.seq, False, b"no agent stands behind this node", agent.time())
         elif not isinstance(effect, Claim):  # no two agents of a world have one name
             self.matchmaker.change(name, effect)
+
+    def _confirm(self, agent: Agent, effect: Confirm) -> None:
+        if effect.app in agent.clogged:
+            agent.clogged[effect.app].append(lambda: self._confirm(agent, effect))
+        elif effect.app in agent.speakers and effect.app not in agent.hung_up:
+            self.turn(agent, lambda: agent.node.app_took(effect.app, effect.number, agent.time()))
 
     # The disk
 
@@ -365,6 +375,17 @@ class World:
         self.at(self.now + self.options.socket_delay_s[1], lambda: self.turn(agent, close))
         self._hang_up(name, speaker)
 
+    def clog(self, name: str, speaker: Speaker) -> None:
+        """Have an app read nothing: its socket is full, and what it is told waits in its agent's memory."""
+        agent = self.agents[name]
+        agent.clogged[agent.conn_of(speaker)] = []
+
+    def unclog(self, name: str, speaker: Speaker) -> None:
+        """Have an app read again."""
+        agent = self.agents[name]
+        for event in agent.clogged.pop(agent.conn_of(speaker), []):
+            event()
+
     def hear(self, name: str, speaker: Speaker) -> None:
         """Carry what an app has to say to its agent."""
         agent = self.agents.get(name)
@@ -395,6 +416,9 @@ class World:
             self.hear(name, speaker)
 
     def _to_app(self, agent: Agent, conn: int, data: bytes) -> None:
+        if conn in agent.clogged:
+            agent.clogged[conn].append(lambda: self._to_app(agent, conn, data))
+            return
         speaker = agent.speakers.get(conn)
         if self.frames:
             self.say_frame(f"{agent.name} > socket {conn}", data)

@@ -42,6 +42,7 @@ class Host:
         self.malformed: list[tuple[int, str]] = []
         self.closed: list[int] = []
         self.died: list[int] = []
+        self.took: list[tuple[int, int]] = []
         self.full: list[str] = []
         events = AppEvents(
             self._connected,
@@ -49,6 +50,7 @@ class Host:
             lambda conn, why: self.malformed.append((conn, why)),
             self._closed,
             self.died.append,
+            lambda conn, number: self.took.append((conn, number)),
             self.full.append,
         )
         self.apps = Apps(self.listener.socket, events, AppsOptions(**(limits | options)), lambda: self.now)
@@ -154,6 +156,28 @@ def test_an_app_that_leaves_too_much_unread_is_told_of_once_and_sent_nothing_mor
         host.apps.close(1)
         assert len(read(app, 10_000_000)) < UNREAD_BYTES_MAX
         assert {} == host.apps.connections
+
+
+def test_it_is_told_when_a_socket_has_taken_all_and_not_when_it_has_broken(host: Host) -> None:
+    with host.joined() as app:
+        host.apps.confirm(1, 1)
+        assert [(1, 1)] == host.took
+        host.apps.send(1, b"x" * 900_000)
+        host.apps.confirm(1, 2)
+        host.apps.confirm(1, 3)
+        assert [(1, 1)] == host.took
+        read(app, 900_004)
+        until(lambda: host.took == [(1, 1), (1, 3)], "it has taken all")
+        host.apps.send(1, b"x" * 900_000)
+        host.apps.confirm(1, 4)
+    until(lambda: host.closed, "its end is seen")
+    assert [(1, 1), (1, 3)] == host.took
+    host.apps.confirm(1, 5)
+    with host.joined() as app:
+        app.shutdown(socket.SHUT_RD)
+        host.apps.send(2, b"x")
+        host.apps.confirm(2, 6)
+        assert [(1, 1), (1, 3)] == host.took
 
 
 def test_a_farewell_waits_for_its_app_but_not_for_ever(host: Host) -> None:

@@ -333,7 +333,8 @@ def assert_quiescent(node: Node) -> None:
     """Nothing is outstanding: every table, lease and counter of a node is as before its first record."""
     state, context = node.state, node.context
     outbox = state.outbox
-    for table in (outbox.entries, outbox.by_target, outbox.waiting, outbox.queues, outbox.inquiries, outbox.unasked):
+    kept = (outbox.entries, outbox.by_target, outbox.waiting, outbox.queues, outbox.held)
+    for table in (*kept, outbox.inquiries, outbox.unasked):
         assert not table, table
     assert (0, {}, {}) == (outbox.queued, outbox.wheel.buckets, state.fans)
     assert (0, {}) == (state.inbox.answers_bytes, state.inbox.wheel.buckets)

@@ -234,6 +234,19 @@ def test_what_is_no_frame_at_all_closes_the_connection_too() -> None:
 # A session outlives its connection, within the grace
 
 
+def test_what_the_socket_of_an_app_that_left_has_taken_means_nothing() -> None:
+    world = fleet("a")
+    app = App(world, "a", 1)
+    world.run(2.0)
+    node = world.agents["a"].node
+    conn = node.state.apps[1].conn
+    app.close()
+    world.run(2.1)
+    assert conn
+    node.app_took(conn, 1, 2.1)
+    assert {} == node.state.outbox.held
+
+
 def test_an_app_that_comes_back_finds_what_it_had() -> None:
     world = fleet("ab")
     server = App(world, "b", 10, hold)

@@ -4,7 +4,7 @@ import pytest
 
 from mesh.core.catalogue import AgentEntry, Instance, Snapshot
 from mesh.core.codec import RECORDS_MAX, decode, encode
-from mesh.core.effects import CloseLink, Note, OpenLink, Stop
+from mesh.core.effects import CloseLink, Confirm, Note, OpenLink, Stop
 from mesh.core.link import LinkOptions, Phase
 from mesh.core.node import Node
 from mesh.core.pool import PoolOptions
@@ -29,6 +29,7 @@ from mesh.core.records import (
     Pong,
     Query,
     Receipt,
+    Record,
     Refuse,
     RefuseReason,
     Reply,
@@ -67,6 +68,15 @@ def serving(one: Node) -> None:
     one.take(1.0)
 
 
+def sent(one: Node, peer: Peer) -> list[Record]:
+    """What a node tells a peer once its app's socket has taken word of it."""
+    output = one.take(1.0)
+    for effect in output.effects:
+        if isinstance(effect, Confirm):
+            one.app_took(effect.app, effect.number, 1.0)
+    return told(output, peer.conn) + told(one.take(1.0), peer.conn)
+
+
 def calling(one: Node) -> Peer:
     """An app with session 11 whose call, seq 0, has gone to the peer's app 77."""
     peer = Peer(one)
@@ -76,7 +86,7 @@ def calling(one: Node) -> Peer:
     one.calling.request(app, Request(0, 0, "orders", "", 9000, b"", 2), 1.0)
     there = Instance("", "orders", "srv", 77, AgentEntry("p", "p.example", 7700, 50))
     one.snapshot(Snapshot(TopicKey("", "orders"), 1, (there,)), 1.0)
-    (request,) = told(one.take(1.0), peer.conn)
+    (request,) = sent(one, peer)
     assert isinstance(request, Request)
     return peer
 
@@ -285,7 +295,7 @@ def test_a_cast_of_ours_is_settled_and_a_fan_out_counted() -> None:
     app = one.state.apps[11]
     for kind, seq in ((1, 1), (2, 2)):
         one.calling.request(app, Request(kind, seq, "orders", "", 9000, b""), 1.0)
-    assert [1, 2] == [record.seq for record in told(one.take(1.0), peer.conn) if isinstance(record, Request)]
+    assert [1, 2] == [record.seq for record in sent(one, peer) if isinstance(record, Request)]
     peer.say(Settled("b", 11, [(1, 1)]), Receipt("b", 11, 2, 1, 1, 0, 0))
     assert [(11, 0)] == list(one.state.outbox.entries)
     assert {} == one.state.fans

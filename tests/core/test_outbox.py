@@ -36,8 +36,10 @@ def placed(outbox: Outbox, seq: int = 1, target: TargetKey = B1, place: Place = 
 
 def is_empty(outbox: Outbox) -> bool:
     """Whether nothing is left of any entry, not even an empty table."""
-    tables = (outbox.entries, outbox.by_target, outbox.waiting, outbox.queues, outbox.inquiries, outbox.unasked)
-    return not any(tables) and outbox.queued == 0 and outbox.wheel.deadline() is None
+    tables = (outbox.entries, outbox.by_target, outbox.waiting, outbox.queues, outbox.held)
+    return (
+        not any((*tables, outbox.inquiries, outbox.unasked)) and outbox.queued == 0 and outbox.wheel.deadline() is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,24 @@ def is_empty(outbox: Outbox) -> bool:
 )
 def test_only_an_idempotent_call_or_a_plain_cast_may_run_twice(kind: Kind, flags: int, repeatable: bool) -> None:
     assert repeatable is Entry(request(kind=kind, flags=flags), ORDERS, 10.0, 128).repeatable
+
+
+def test_what_is_held_until_its_app_is_told_is_released_in_order_or_taken_out_alone() -> None:
+    outbox = Outbox()
+    entries = [placed(outbox, seq) for seq in (1, 2, 3)]
+    for one in entries:
+        one.place = Place.QUEUED
+        outbox.hold("b", one.key)
+    assert 3 == outbox.queued
+    assert outbox.is_held("b", (7, 2))
+    assert not outbox.is_held("c", (7, 2))
+    outbox.unplace(entries[1])
+    assert [("b", (7, 1)), ("b", (7, 3))] == outbox.release(7)
+    assert ([], 0) == (outbox.release(7), outbox.queued)
+    outbox.hold("b", (7, 1))
+    outbox.end((7, 1))
+    outbox.unplace(entries[2])
+    assert ({}, 0) == (outbox.held, outbox.queued)
 
 
 def test_an_entry_is_known_by_session_and_seq_and_due_at_its_deadline() -> None:

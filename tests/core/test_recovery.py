@@ -852,6 +852,20 @@ def test_what_may_have_run_and_waits_for_another_place_in_vain_is_indeterminate(
     )
 
 
+def test_what_its_app_was_never_told_the_way_of_has_certainly_not_run() -> None:
+    world = fleet("ab")
+    servers(world, "b")
+    caller = App(world, "a", 1)
+    world.run(2.0)
+    world.clog("a", caller)
+    seq = caller.call("orders", timeout_s=1.0)
+    world.run(4.0)
+    world.unclog("a", caller)
+    world.run(4.5)
+    assert Status.EXPIRED == caller.status(seq)
+    assert "its app did not read within its time that it would go to b" == caller.failure(seq).text
+
+
 def test_what_nobody_came_for_has_certainly_not_run() -> None:
     world = fleet("a")
     caller = App(world, "a", 1)

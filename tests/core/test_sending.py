@@ -5,7 +5,7 @@ import pytest
 from mesh.core.context import NodeOptions
 from mesh.core.link import LinkOptions
 from mesh.core.outbox import OutboxOptions
-from mesh.core.records import Answer, Ask, Flag, Reach, Reply, Request, Settled, Status, Targets, Verdict
+from mesh.core.records import Answer, Ask, Cancel, Flag, Kind, Reach, Reply, Request, Settled, Status, Targets, Verdict
 from mesh.sim.world import World
 from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options
@@ -93,6 +93,102 @@ def test_an_app_is_told_of_a_node_before_its_first_record_goes_there_and_once() 
     assert told == sorted((r.node, r.incarnation, r.session) for r in caller.of(Reach))
     assert caller.got.index(caller.of(Targets)[0]) < caller.got.index(caller.of(Reach)[0])
     assert caller.got.index(caller.of(Reach)[1]) < caller.got.index(caller.of(Reply)[0])
+
+
+def unread(server: str, flags: int = 0) -> tuple[World, App, App, list[int]]:
+    """An app of node a that does not read its socket, has three calls and a fan-out under way to an app of this node or
+    another, and has never sent there before."""
+    world = fleet("ab")
+    (there,) = served(world, server)
+    caller = App(world, "a", 1)
+    world.run(world.now + 0.5)
+    world.clog("a", caller)
+    seqs = [caller.call("orders", b"%d" % number, flags=flags) for number in range(3)]
+    seqs.append(caller.fanout("orders", b"all"))
+    world.run(3.0)
+    return world, caller, there, seqs
+
+
+@pytest.mark.parametrize("server", ["a", "b"])
+def test_nothing_that_may_not_repeat_goes_where_its_app_has_not_been_told_that_it_goes(server: str) -> None:
+    world, caller, there, seqs = unread(server)
+    assert [] == [body for body in there.bodies if body != b"all"]
+    world.unclog("a", caller)
+    world.run(4.0)
+    assert [b"0", b"1", b"2"] == [caller.body(seq) for seq in seqs[:3]]
+    assert (1, 1, 0, 0) == caller.receipt(seqs[3])
+    assert [b"0", b"1", b"2"] == [body for body in there.bodies if body != b"all"]
+    assert_mesh_quiescent(world)
+
+
+@pytest.mark.parametrize("server", ["a", "b"])
+def test_an_app_that_is_back_is_told_again_where_its_requests_are_to_go_and_then_they_go(server: str) -> None:
+    world, caller, there, seqs = unread(server)
+    caller.close()
+    world.run(4.0)
+    assert [] == [body for body in there.bodies if body != b"all"]
+    caller.come_back()
+    world.run(5.0)
+    assert (server, 10) in [(reach.node, reach.session) for reach in caller.of(Reach)]
+    assert sorted([b"0", b"1", b"2", b"all"]) == sorted(there.bodies)
+    assert [b"0", b"1", b"2"] == [caller.body(seq) for seq in seqs[:3]]
+    assert_mesh_quiescent(world)
+
+
+def test_what_is_held_for_an_app_ends_with_its_time_is_given_up_and_is_freed() -> None:
+    world, caller, there, seqs = unread("b")
+    caller.say(Cancel("", 0, seqs[0]), Cancel("", 0, seqs[3]))
+    world.run(12.5)
+    world.unclog("a", caller)
+    world.run(13.0)
+    assert (Status.CANCELLED, Status.EXPIRED) == (caller.status(seqs[0]), caller.status(seqs[1]))
+    assert "did not read within its time" in caller.failure(seqs[1]).text
+    assert [] == there.asked
+    assert_mesh_quiescent(world)
+
+
+def test_casts_of_an_app_that_died_unread_go_all_the_same_and_its_calls_do_not() -> None:
+    world, caller, there, _ = unread("b")
+    cast = caller.cast("orders", b"mail")
+    world.run(4.0)
+    caller.close(dead=True)
+    world.run(5.0)
+    assert sorted([b"all", b"mail"]) == sorted(there.bodies)
+    assert [] == caller.ends(cast)
+    assert_mesh_quiescent(world)
+
+
+def test_a_link_that_is_lost_meanwhile_takes_what_is_held_with_it_to_the_next() -> None:
+    world, caller, there, seqs = unread("b")
+    world.cut("a", "b")
+    world.run(4.0)
+    world.unclog("a", caller)
+    world.run(5.0)
+    assert [b"0", b"1", b"2"] == [caller.body(seq) for seq in seqs[:3]]
+    assert (1, 1, 0, 0) == caller.receipt(seqs[3])
+    assert 4 == len(there.asked)
+    assert_mesh_quiescent(world)
+
+
+def test_of_several_that_an_app_is_told_of_each_is_confirmed_by_its_own_batch() -> None:
+    world, caller, there, seqs = unread("b")
+    (other,) = served(world, "a", topic="stock")
+    node = world.agents["a"].node
+    late = caller.call("stock", b"late")
+    world.run(3.9)
+    app = node.state.apps[1]
+    first = min(app.telling.values())
+    node.app_took(app.conn or 0, first, 3.9)
+    assert [("a", 10)] == list(app.telling)
+    assert 1 == len(node.state.outbox.held[1])
+    node.app_took(999, first, 3.9)
+    world.run(4.0)
+    assert [] == other.asked
+    world.unclog("a", caller)
+    world.run(5.0)
+    assert b"late" == caller.body(late)
+    assert [b"0", b"1", b"2"] == [caller.body(seq) for seq in seqs[:3]]
+    assert_mesh_quiescent(world)
 
 
 def test_of_those_that_an_app_may_reach_only_what_it_was_told_of_is_told_to_be_over() -> None:

@@ -143,9 +143,10 @@ def leased_links_are_evicted(original: Any, self: pool.Pool, count: int) -> list
 # The calling agent died, or its app's socket did
 
 
-@_replacing(sending.Sending, "_reach")
-def reach_is_not_told(original: Any, self: sending.Sending, session: int, target: Any, incarnation: int) -> None:
+@_replacing(sending.Sending, "_is_told")
+def reach_is_not_told(original: Any, self: sending.Sending, session: int, target: Any, incarnation: int) -> bool:
     """The app does not learn where its requests go."""
+    return True
 
 
 @_replacing(calling.Calling, "is_replay")
