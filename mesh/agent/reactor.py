@@ -121,8 +121,8 @@ class Reactor:
         self.apps = Apps(
             inherited.app_listener,
             AppEvents(
-                *(self._app_connected, self._app_data, self._app_malformed),
-                *(self._app_closed, self._app_died, self._app_took, self._apps_full),
+                *(self._app_connected, self._app_data, self._app_malformed, self._app_closed),
+                *(self._app_died, self._app_took, self._apps_full),
             ),
             AppsOptions(
                 connections_max=config.agent.app_connections_max,

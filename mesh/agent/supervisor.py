@@ -119,8 +119,8 @@ class SupervisorOptions(Struct, frozen=True, kw_only=True):
     backoff_first_s: float = 0.1
     """What a life and the wait after it last at the second short one in a row; it doubles with each that follows."""
 
-    backoff_max_s: float = 5.0
-    """The most that they last."""
+    backoff_max_s: float = 2.0
+    """The most that they last: below ``resume_grace_s``, so that peers wait for one that is killed again and again."""
 
     same_signal_s: float = 0.5
     """How soon after the first signal to stop a second one still means the same."""

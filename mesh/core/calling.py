@@ -40,6 +40,10 @@ LIMITS_MAX = 64
 """Options whose refusals are counted one by one; more would be names that a peer made up."""
 
 
+_NOT_RUN = (Status.UNROUTABLE, Status.OVERLOADED, Status.EXPIRED, Status.REJECTED)
+"""Outcomes that say of a request that nothing ran."""
+
+
 class Calling:
     """The calling half of a node."""
 
@@ -349,10 +353,13 @@ class Calling:
                 self.end((record.session, seq), None, now)
 
     def end(self, key: Key, outcome: Outcome, now: float) -> None:
-        """End an entry, give back what it held, and tell its app."""
+        """End an entry, give back what it held, and tell its app. Of what was lost after it had left nobody can say that
+        it did not run."""
         entry = self.state.outbox.entries.get(key)
         if entry is None:
             return
+        if entry.doubtful and isinstance(outcome, Failure) and outcome.status in _NOT_RUN:
+            outcome.status = int(Status.INDETERMINATE)
         self.sending.unplace(entry, now)
         self.state.outbox.end(key)
         if is_durable(entry.request):

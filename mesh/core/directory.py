@@ -151,17 +151,25 @@ class Directory(Struct):
         if view is None or not view.watched:
             watched = [v for v in self.views.values() if v.watched]
             if len(watched) >= options.watches_max:
-                idle = [v for v in watched if not v.local and now - v.used_at > 1.0]
+                idle = [v for v in watched if now - v.used_at > 1.0]
                 if not idle:
                     return None, []
                 oldest = min(idle, key=lambda v: (v.used_at, v.topic))
-                del self.views[oldest.topic]
+                self._let_go(oldest)
                 dropped.append(oldest.topic)
             view = view or View(topic, now)
             self.views[topic] = view
             view.watched = True
         view.used_at = now
         return view, dropped
+
+    def _let_go(self, view: View) -> None:
+        """Watch a topic no longer; of one that is served here only that is known from now on."""
+        del self.views[view.topic]
+        if view.local:
+            kept = self.views[view.topic] = View(view.topic, view.used_at)
+            kept.local, kept.absent, kept.departed = view.local, view.absent, view.departed
+            kept.refresh()
 
     def snapshot(self, snapshot: Snapshot, options: DirectoryOptions, now: float) -> tuple[View | None, bool]:
         """Take in what the matchmaker says; return the view, and whether it must be read again to be believed."""
@@ -261,8 +269,8 @@ class Directory(Struct):
                     given_up = True
             if stale or given_up:
                 changed.append(topic)
-            if not view.local and now - view.used_at >= options.watch_idle_s:
-                del self.views[topic]
+            if (view.watched or not view.local) and now - view.used_at >= options.watch_idle_s:
+                self._let_go(view)
                 if view.watched:
                     unwatch.append(topic)
         return unwatch, changed

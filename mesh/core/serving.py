@@ -33,6 +33,9 @@ __all__ = ["Serving"]
 GONE_RETRY_MS = 1_000
 """For how long an instance that is gone here is passed over, unless the catalogue says something new."""
 
+_UNTAKEN = (Status.UNROUTABLE, Status.OVERLOADED)
+"""How an app says that it has not taken what it was handed: another instance may."""
+
 QUEUE_SLACK = 64
 """Ids of requests that are gone which a queue may hold beside as many as are live."""
 
@@ -121,6 +124,10 @@ class Serving:
                 continue
             if not request.server or request.server == service.server:
                 pairs.append((app, service))
+        limit = self.state.inbox.full(self.options.inbox)
+        if limit is not None:
+            self._give_back(handed, Status.OVERLOADED, f"{limit} is reached at {self.context.node}", limit, 0)
+            return
         if not pairs:
             self._give_back(handed, Status.UNROUTABLE, f"{request.topic!r} is not served here", "", GONE_RETRY_MS)
             return
@@ -245,6 +252,10 @@ class Serving:
             record.where = self.context.node
         if handed is not None:
             self._stop_running(app, handed, now)
+            if isinstance(record, Failure) and record.status in _UNTAKEN and handed.stage is not Stage.ENDED:
+                self._erase(handed, now)
+                self._give_back(handed, Status(record.status), record.text, record.limit, GONE_RETRY_MS)
+                return
             self._end(handed, record, now)
         else:
             self._overran(app, id, now)

@@ -12,6 +12,7 @@ from mesh.core.pool import PoolOptions
 from mesh.core.records import (
     Accepted,
     Cancel,
+    Failure,
     Flag,
     FloorAsk,
     Kind,
@@ -599,6 +600,23 @@ def test_what_may_have_run_is_never_said_to_be_unroutable() -> None:
     assert [] == caller.ends(seq)
     world.run(20.0)
     assert Status.INDETERMINATE == caller.status(seq)
+
+
+def test_what_may_have_run_is_not_said_to_have_had_no_time_by_the_next_that_has_it() -> None:
+    world = fleet("abc")
+    for app in served(world, "b", "c"):
+        app.handle = hold
+    caller = App(world, "a", 1)
+    seq = caller.call("orders", timeout_s=9.0, flags=Flag.IDEMPOTENT)
+    world.run(2.0)
+    entry = world.agents["a"].node.state.outbox.entries[1, seq]
+    first = entry.target[0]
+    world.kill(first)
+    world.run(4.0)
+    assert first != entry.target[0]
+    late = Failure("a", 1, seq, int(Status.EXPIRED), "its time was over before a worker was free")
+    world.agents["a"].node.calling.reply(late, 4.0)
+    assert Status.INDETERMINATE == late.status
 
 
 def test_news_of_a_topic_that_was_forgotten_in_the_same_turn_means_nothing() -> None:

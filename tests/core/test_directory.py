@@ -325,16 +325,20 @@ def test_at_the_limit_the_topic_that_was_not_used_for_longest_makes_room() -> No
     assert [topic(0), topic(2), topic(3)] == sorted(directory.views)
 
 
-def test_topics_that_are_in_use_or_served_here_are_not_dropped_for_another() -> None:
+def test_topics_that_are_in_use_are_not_dropped_for_another_and_those_served_here_give_their_watch_alone() -> None:
     options = DirectoryOptions(watches_max=2)
     directory = Directory("me")
     directory.use(ORDERS, options, 0.0)
+    directory.snapshot(snapshot(B), options, 0.0)
     directory.add_local(HERE, 0.0)
     directory.use(topic(1), options, 10.0)
-    assert (None, []) == directory.use(topic(2), options, 10.5)
-    view, dropped = directory.use(topic(2), options, 11.5)
+    view, dropped = directory.use(topic(2), options, 10.5)
     assert view is not None
-    assert [topic(1)] == dropped
+    assert [ORDERS] == dropped
+    served = directory.views[ORDERS]
+    assert (False, False, [HERE]) == (served.watched, served.known, ready(served))
+    assert (None, []) == directory.use(topic(3), options, 10.9)
+    assert [topic(1)] == directory.use(topic(3), options, 11.5)[1]
 
 
 def test_topics_that_are_only_served_here_take_no_watch() -> None:
@@ -348,13 +352,26 @@ def test_topics_that_are_only_served_here_take_no_watch() -> None:
     assert (None, []) == directory.use(topic(0), options, 0.5), "to use one of them takes one"
 
 
-def test_an_idle_topic_is_watched_no_longer_unless_it_is_served_here() -> None:
+def test_an_idle_topic_is_watched_no_longer_and_forgotten_unless_it_is_served_here() -> None:
     directory, _ = watching(B)
     directory.use(STOCK, OPTIONS, 0.0)
     directory.add_local(instance("me", topic=STOCK), 0.0)
     assert ([], []) == directory.tick(OPTIONS, 299.9)
-    assert ([ORDERS], []) == directory.tick(OPTIONS, 300.0)
+    assert ([ORDERS, STOCK], []) == directory.tick(OPTIONS, 300.0)
     assert [STOCK] == list(directory.views)
+
+
+def test_an_idle_topic_that_is_served_here_gives_its_watch_back_and_takes_it_again_when_it_is_called() -> None:
+    directory, _ = watching(B)
+    directory.add_local(HERE, 0.0)
+    assert ([ORDERS], []) == directory.tick(OPTIONS, 300.0)
+    assert ([], []) == directory.tick(OPTIONS, 301.0)
+    assert [HERE] == ready(directory.views[ORDERS])
+    view, _ = directory.use(ORDERS, OPTIONS, 302.0)
+    assert view is not None
+    assert (True, False) == (view.watched, view.known)
+    directory.snapshot(snapshot(B), OPTIONS, 302.0)
+    assert [B, HERE] == ready(view)
 
 
 def test_what_was_served_here_and_never_watched_is_forgotten_without_a_word() -> None:

@@ -5,7 +5,7 @@ import pytest
 from mesh.core.context import NodeOptions
 from mesh.core.link import LinkOptions
 from mesh.core.outbox import OutboxOptions
-from mesh.core.records import Answer, Ask, Cancel, Flag, Kind, Reach, Reply, Request, Settled, Status, Targets, Verdict
+from mesh.core.records import Answer, Ask, Cancel, Flag, Reach, Reply, Request, Settled, Status, Targets, Verdict
 from mesh.sim.world import World
 from tests.core.durables import Mail
 from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options
@@ -171,7 +171,7 @@ def test_a_link_that_is_lost_meanwhile_takes_what_is_held_with_it_to_the_next() 
 
 
 def test_of_several_that_an_app_is_told_of_each_is_confirmed_by_its_own_batch() -> None:
-    world, caller, there, seqs = unread("b")
+    world, caller, _, seqs = unread("b")
     (other,) = served(world, "a", topic="stock")
     node = world.agents["a"].node
     late = caller.call("stock", b"late")

@@ -765,6 +765,35 @@ def test_the_ids_that_are_remembered_are_bounded() -> None:
     assert_mesh_quiescent(world)
 
 
+def test_a_fan_out_takes_an_id_too_and_is_refused_where_there_is_none_left() -> None:
+    world = fleet("ab", NodeOptions(inbox=InboxOptions(ids_max=1024)))
+    server(world, workers=2000)
+    caller = App(world, "a", 1)
+    for _ in range(1024):
+        caller.call("orders", timeout_s=4.0)
+    world.run(2.5)
+    seq = caller.fanout("orders", timeout_s=60.0)
+    world.run(3.0)
+    assert (1, 0, 1, 0) == caller.receipt(seq)
+
+
+@pytest.mark.parametrize("status", [Status.OVERLOADED, Status.UNROUTABLE])
+def test_what_an_app_has_not_taken_goes_to_another(status: Status) -> None:
+    world = fleet("ab")
+    refusing, other = server(world), server(world, 11)
+    refusing.handle = lambda request: Failure(request.node, request.session, request.seq, int(status), "no")
+    other.handle = echo
+    caller = App(world, "a", 1)
+    seqs = [caller.call("orders", b"1"), caller.call("orders", b"2"), caller.cast("orders", b"3")]
+    seqs.append(caller.cast("orders", b"4"))
+    world.run(3.0)
+    assert [b"1", b"2"] == sorted(caller.body(seq) for seq in seqs[:2])
+    assert [None, None] == [caller.end(seq) for seq in seqs[2:]]
+    assert 4 == len(other.asked)
+    assert refusing.asked
+    assert_mesh_quiescent(world)
+
+
 def test_a_copy_of_a_call_whose_reply_could_not_be_kept_is_indeterminate() -> None:
     world = fleet("ab", NodeOptions(inbox=InboxOptions(answers_bytes=0)))
     server(world).handle = echo
