@@ -19,7 +19,7 @@ from mesh.core import app_hop, chunks, codec, context, link, records, recovery
 from mesh.core.catalogue import AgentEntry, Instance, Snapshot
 from mesh.core.codec import encode
 from mesh.core.context import NodeOptions
-from mesh.core.effects import OpenLink
+from mesh.core.effects import Confirm, OpenLink
 from mesh.core.identity import Identity
 from mesh.core.link import TRANSITIONS, Event, LinkOptions, Phase
 from mesh.core.node import Node
@@ -53,6 +53,7 @@ EXAMPLES: list[R.Record] = [
     R.Credit(10_240, 20_971_520),
     R.DialBack(),
     R.DialledBack("10.0.0.1:7000", False, "no connection within 2 s"),
+    R.Stay(),
     R.AppHello(0, 0, 17, 1, "web"),
     R.AppWelcome(0, "prod", "a", 1001, 1000, 67108864, 262144, 2, 10000, 67108864, 65536, 3600000, 5000),
     R.Serve("orders", "b-1", 4, 256),
@@ -262,6 +263,8 @@ class Stage:
                     (place, effect.conn),
                 )
                 self.nodes[place].link_connected(effect.conn, 1.0)
+            elif isinstance(effect, Confirm):
+                self.nodes[place].app_took(effect.app, effect.number, 1.0)
         return bool(output.app_data or output.link_data or output.effects)
 
     def know(self) -> None:

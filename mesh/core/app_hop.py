@@ -70,6 +70,9 @@ REACHED_MAX = 65_536
 """Serving apps that one app may say it has reached."""
 
 OUTLIVES = (
+    *("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes"),
+    *("reached", "telling", "adopted", "calls"),
+)
     "services",
     "records",
     "bytes",

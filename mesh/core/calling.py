@@ -353,8 +353,8 @@ class Calling:
                 self.end((record.session, seq), None, now)
 
     def end(self, key: Key, outcome: Outcome, now: float) -> None:
-        """End an entry, give back what it held, and tell its app. Of what was lost after it had left nobody can say that
-        it did not run."""
+        """End an entry, give back what it held, and tell its app. Of what was lost after it had left nobody can say
+        that it did not run."""
         entry = self.state.outbox.entries.get(key)
         if entry is None:
             return

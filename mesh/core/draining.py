@@ -82,7 +82,7 @@ class Draining:
         if (left or state.departing) and now < state.drain_until:
             return
         for link in state.peers.links.values():
-            state.peers.leave(link, "draining", now)
+            state.peers.leave(link, "draining", now, final=True)
         if state.peers.links and now < state.drain_until + FAREWELL_S:
             state.drain_until = min(state.drain_until, now)
             return

@@ -3,7 +3,9 @@
 A link has an end that dialled and an end that accepted. The dialler speaks first: HELLO, with who it is and whom it
 means to reach. The accepter checks that and answers WELCOME or REFUSE. Nothing else is sent before WELCOME. From then
 on both ends are equal: either sends requests and replies, pings when it has nothing else to send, and says GOODBYE
-when it will start nothing new. The link closes when both have said so and nothing is open on it.
+when it will start nothing new. The link closes when both have said so and nothing is open on it. An end that has
+something open answers STAY to a goodbye that is not final, for what it sent may have crossed that: the link is open
+again.
 
 Two nodes that dial each other at once (**glare**) end with one link. The node whose id is larger answers WELCOME and
 drops its own dial. The smaller one, once its own HELLO is out, *holds* the other's HELLO until its own dial is
@@ -44,6 +46,7 @@ __all__ = [
     "advance",
     "judge_hello",
     "judge_welcome",
+    "stay",
 ]
 
 
@@ -136,6 +139,7 @@ class Event(enum.IntEnum):
     REFUSED = 4
     GOODBYE = 5
     LOST = 6
+    STAY = 7
 
 
 TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
@@ -156,6 +160,7 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     # Both ends: open until one says goodbye, then open only for what was begun.
     (Phase.OPEN, Event.GOODBYE): Phase.LEAVING,
     (Phase.OPEN, Event.LOST): Phase.CLOSED,
+    (Phase.LEAVING, Event.STAY): Phase.OPEN,
     (Phase.LEAVING, Event.LOST): Phase.CLOSED,
     # The accepter's end: the dialler has seen a later incarnation of us than the one that welcomed it.
     (Phase.OPEN, Event.REFUSED): Phase.CLOSED,
@@ -248,11 +253,20 @@ def advance(link: Link, event: Event, now: float) -> None:
     link.since = now
 
 
-def goodbye(link: Link, reason: str, now: float) -> None:
+def stay(link: Link, now: float) -> bool:
+    """The other end does not take our goodbye; return whether there was one that it could still refuse."""
+    if link.phase is not Phase.LEAVING or link.goodbye_heard:
+        return False
+    link.goodbye_sent = False
+    advance(link, Event.STAY, now)
+    return True
+
+
+def goodbye(link: Link, reason: str, now: float, *, final: bool = False) -> None:
     """Say that we start nothing new on this link, once."""
     if not link.goodbye_sent:
         link.goodbye_sent = True
-        link.out.append(Goodbye(reason))
+        link.out.append(Goodbye(reason, final))
         if link.phase is Phase.OPEN:
             advance(link, Event.GOODBYE, now)
 

@@ -14,7 +14,7 @@ from mesh.core.codec import decode, weight
 from mesh.core.context import Act, Carry, Context
 from mesh.core.effects import Level
 from mesh.core.floors import Floors
-from mesh.core.link import Link, Phase
+from mesh.core.link import Link, Phase, stay
 from mesh.core.peers import Refused
 from mesh.core.probing import Probing
 from mesh.core.records import (
@@ -45,6 +45,7 @@ from mesh.core.records import (
     Request,
     Settled,
     Status,
+    Stay,
     Welcome,
 )
 from mesh.core.recovery import Recovery
@@ -101,6 +102,7 @@ class LinkHop:
             Ping: self._ping,
             Pong: self._pong,
             Goodbye: self._goodbye,
+            Stay: self._stay,
             DialBack: self._dial_back,
             DialledBack: self._dialled_back,
             Refuse: self._refuse,
@@ -241,5 +243,16 @@ class LinkHop:
         self.change(self.state.peers.pong(link, pong, now), now)
 
     def _goodbye(self, link: Link, goodbye: Goodbye, now: float) -> None:
+        """The other end starts nothing new; while something of ours is open it stays, unless that is its last word."""
+        if self.state.pool.slot(link.peer).leases and link.usable and not goodbye.final:
+            self.state.peers.say(link, Stay())
+            return
         self.state.peers.goodbye_heard(link, now)
         self.state.pool.closing(link.peer)
+
+    def _stay(self, link: Link, record: Stay, now: float) -> None:
+        """The link is open again: what came to wait for the next one goes by this."""
+        if stay(link, now):
+            self.state.pool.stayed(link.peer, now)
+            self.act(self.recovery.inquire(now), now)
+            self.calling.sending.flush_queue(link.peer, now)

@@ -352,7 +352,7 @@ class Node:
             else:
                 open_link = self.state.peers.open_link(action.node)
                 if open_link is not None:
-                    self.state.peers.leave(open_link, action.reason, now)
+                    self.state.peers.leave(open_link, action.reason, now, final=action.final)
 
     def _change(self, changes: Iterable[Change], now: float) -> None:
         """Carry what happened to links over to pool, calls and shell."""
@@ -417,7 +417,7 @@ class Node:
     def _part(self, link: Link, now: float) -> None:
         """Close a link on which both ends said goodbye, once nothing is open on it. What waits for the next one, and
         holds a lease as well, is not."""
-        leases = self.state.pool.slots[link.peer].leases - len(self.state.outbox.queues.get(link.peer, ()))
+        leases = self.state.pool.slots[link.peer].leases - self.state.outbox.unsent(link.peer)
         is_silent = not (link.out or link.chunker.outgoing or link.chunker.incoming)
         if link.goodbye_sent and link.goodbye_heard and is_silent and not leases:
             self._change(self.state.peers.lost(link.conn, "goodbye", now), now)

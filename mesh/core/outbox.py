@@ -322,6 +322,12 @@ class Outbox(Struct):
         keys = self.by_target.get(target)
         return len(keys) if keys else 0
 
+    def unsent(self, node: str) -> int:
+        """Return how much waits for the link to a node, or is asked there: what is lost with no link."""
+        held = sum(to == node for parts in self.held.values() for to, _ in parts)
+        asked = sum(len(inquiry.keys) for target, inquiry in self.inquiries.items() if target[0] == node)
+        return len(self.queues.get(node, ())) + held + asked
+
     def at_node(self, node: str) -> list[Entry]:
         """Return the entries that are aimed at a node."""
         keys = [key for target, keys in self.by_target.items() if target[0] == node for key in keys]

@@ -389,10 +389,10 @@ class Peers(Struct):
             link.keep_here = persistent
             self.say(link, Keep(persistent))
 
-    def leave(self, link: Link, reason: str, now: float) -> None:
-        """Say goodbye on an open link."""
+    def leave(self, link: Link, reason: str, now: float, *, final: bool = False) -> None:
+        """Say goodbye on an open link; ``final``: whatever the other end has open."""
         if link.phase is Phase.OPEN:
-            goodbye(link, reason, now)
+            goodbye(link, reason, now, final=final)
             self.dirty[link.conn] = None
 
     def goodbye_heard(self, link: Link, now: float) -> None:

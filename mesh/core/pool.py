@@ -82,10 +82,11 @@ class Dial(Struct, frozen=True):
 
 
 class Close(Struct, frozen=True):
-    """Say goodbye on the link to this node."""
+    """Say goodbye on the link to this node; ``final``: whatever its other end has open."""
 
     node: str
     reason: str
+    final: bool = False
 
 
 Action = Dial | Close
@@ -165,10 +166,15 @@ class Pool(Struct):
         self.slots[node].state = State.CLOSING
 
     def leave(self, nodes: Sequence[str], reason: str) -> list[Action]:
-        """Have the links to these nodes say goodbye."""
+        """Have the links to these nodes say goodbye, whatever is open there."""
         for node in nodes:
             self.closing(node)
-        return [Close(node, reason) for node in nodes]
+        return [Close(node, reason, final=True) for node in nodes]
+
+    def stayed(self, node: str, now: float) -> None:
+        """The other end of a link that was saying goodbye still needs it: it is open, and was used now."""
+        slot = self.slots[node]
+        slot.state, slot.wanted, slot.used_at = State.OPEN, False, now
 
     def closed(
         self, node: str, options: PoolOptions, now: float, rng: Rng, *, broken: bool, pause_s: float = 0.0

@@ -18,7 +18,17 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from mesh.core.vocabulary import Flag, Kind, RefuseReason, Status, Verdict
+from mesh.core.vocabulary import (
+    BODY_BYTES_MAX,
+    BODY_INLINE_MAX,
+    PROTOCOL_MINOR,
+    TIMEOUT_MS_MAX,
+    Flag,
+    Kind,
+    RefuseReason,
+    Status,
+    Verdict,
+)
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -61,23 +71,12 @@ __all__ = [
     "Serving",
     "Settled",
     "Status",
+    "Stay",
     "Targets",
     "Unserve",
     "Verdict",
     "Welcome",
 ]
-
-PROTOCOL_MINOR = 0
-"""The newest minor version of major version 1 that this code speaks."""
-
-BODY_INLINE_MAX = 1 << 20
-"""Bytes of body in one record; larger bodies travel as chunks."""
-
-BODY_BYTES_MAX = 1 << 30
-"""Bytes of any body: what the option ``body_bytes_max`` may be at most."""
-
-TIMEOUT_MS_MAX = 366 * 86_400_000
-"""The longest remaining time that can be written: a cast's ``ttl_s`` may be long, a call's is capped lower."""
 
 U63 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
@@ -174,9 +173,11 @@ class Keep(_Wire, tag=6):
 
 
 class Goodbye(_Wire, tag=7):
-    """Either end: I start nothing new here. Each says it once; the link closes when both did and nothing is open."""
+    """Either end: I start nothing new here. Each says it once; the link closes when both did and nothing is open. To one
+    that is not ``final`` a peer that has something open answers `Stay`."""
 
     reason: Text = ""
+    final: bool = False
 
 
 class Credit(_Wire, tag=8):
@@ -196,6 +197,10 @@ class DialledBack(_Wire, tag=10):
     address: Text
     reached: bool
     text: Text = ""
+
+
+class Stay(_Wire, tag=11):
+    """The answer to a goodbye that is not final, of an end that has something open: the link is open as before."""
 
 
 class AppHello(_Wire, tag=16):
@@ -471,6 +476,7 @@ Record = (
     | Credit
     | DialBack
     | DialledBack
+    | Stay
     | AppHello
     | AppWelcome
     | Serve

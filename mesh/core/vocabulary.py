@@ -1,8 +1,30 @@
-"""The closed lists of the protocol: the small numbers that stand in records."""
+"""The constants of the protocol: its limits, and the closed lists of small numbers that stand in records."""
 
 import enum
 
-__all__ = ["Flag", "Kind", "RefuseReason", "Status", "Verdict"]
+__all__ = [
+    "BODY_BYTES_MAX",
+    "BODY_INLINE_MAX",
+    "PROTOCOL_MINOR",
+    "TIMEOUT_MS_MAX",
+    "Flag",
+    "Kind",
+    "RefuseReason",
+    "Status",
+    "Verdict",
+]
+
+PROTOCOL_MINOR = 0
+"""The newest minor version of major version 1 that this code speaks."""
+
+BODY_INLINE_MAX = 1 << 20
+"""Bytes of body in one record; larger bodies travel as chunks."""
+
+BODY_BYTES_MAX = 1 << 30
+"""Bytes of any body: what the option ``body_bytes_max`` may be at most."""
+
+TIMEOUT_MS_MAX = 366 * 86_400_000
+"""The longest remaining time that can be written: a cast's ``ttl_s`` may be long, a call's is capped lower."""
 
 
 class Kind(enum.IntEnum):

@@ -66,8 +66,7 @@ class _Run:
         self.world.on_note = self._noted
         self.world.on_stop = self._stopped
         self.world.network.on_send = self._sending
-        is_steady = plan.options.pool.idle_close_s >= LOOK_S * 100 and not any(app.manner.crashes for app in plan.apps)
-        is_strict = not plan.faults and is_steady
+        is_strict = not plan.faults and not any(app.manner.crashes for app in plan.apps)
         self.ledger = Ledger(self.found, strict=is_strict)
         self.ledger.ordered_bytes_max = plan.options.link.chunk_bytes
         topics = [service.topic for app in plan.apps for service in app.services]

@@ -20,6 +20,7 @@ from mesh.core.link import (
     goodbye,
     judge_hello,
     judge_welcome,
+    stay,
 )
 from mesh.core.liveness import Liveness, LivenessOptions
 from mesh.core.records import PROTOCOL_MINOR, Goodbye, Hello, Record, Refuse, RefuseReason, Request, Welcome
@@ -52,8 +53,9 @@ def test_a_connection_may_be_lost_at_any_time(phase: Phase) -> None:
     assert Phase.CLOSED is TRANSITIONS[phase, Event.LOST]
 
 
-def test_what_is_closed_stays_closed_and_what_goes_on_never_goes_back() -> None:
-    assert all(before < after for (before, _), after in TRANSITIONS.items())
+def test_what_is_closed_stays_closed_and_what_goes_on_goes_back_only_for_one_who_stays() -> None:
+    back = [event for (before, event), after in TRANSITIONS.items() if before >= after]
+    assert [Event.STAY] == back
     assert Phase.CLOSED not in [phase for phase, _ in TRANSITIONS]
 
 
@@ -62,6 +64,18 @@ def test_every_phase_is_reached_from_one_of_the_two_ways_in() -> None:
     for _ in Phase:
         reached |= {after for (before, _), after in TRANSITIONS.items() if before in reached}
     assert set(Phase) == reached
+
+
+def test_a_goodbye_that_the_other_end_does_not_take_may_be_said_again() -> None:
+    link = link_in(Phase.OPEN)
+    assert not stay(link, 1.0), "nothing was said"
+    goodbye(link, "idle", 2.0)
+    assert stay(link, 3.0)
+    assert (Phase.OPEN, 3.0) == (link.phase, link.since)
+    goodbye(link, "drained", 4.0, final=True)
+    assert [Goodbye("idle"), Goodbye("drained", True)] == link.out
+    link.goodbye_heard = True
+    assert not stay(link, 5.0), "both have said it"
 
 
 def test_only_an_open_link_takes_something_new() -> None:

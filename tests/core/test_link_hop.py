@@ -8,6 +8,7 @@ from mesh.core.effects import CloseLink, Confirm, Note, OpenLink, Stop
 from mesh.core.link import LinkOptions, Phase
 from mesh.core.node import Node
 from mesh.core.pool import PoolOptions
+from mesh.core.pool import State as SlotState
 from mesh.core.records import (
     Answer,
     AppHello,
@@ -37,6 +38,7 @@ from mesh.core.records import (
     Serve,
     Settled,
     Status,
+    Stay,
     Verdict,
     Welcome,
 )
@@ -367,10 +369,34 @@ def test_a_ping_is_answered_with_its_stamp_and_a_pong_measures_the_way() -> None
     assert 0.25 == peer.link.rtt_s
 
 
-def test_a_goodbye_is_answered_and_the_link_closes_when_nothing_is_open_on_it() -> None:
+def test_who_has_something_open_stays_and_answers_the_goodbye_that_comes_later() -> None:
     one = lone_node()
     peer = calling(one)
-    assert [Goodbye("answer")] == peer.hears(Goodbye("idle"))
+    assert [Stay()] == peer.hears(Goodbye("idle"))
+    assert Phase.OPEN is peer.link.phase
+    assert [] == peer.hears(Reply("b", 11, 0, b""), now=1.1)
+    assert [Goodbye("answer")] == peer.hears(Goodbye("idle"), now=1.2)
+
+
+def test_what_came_while_a_goodbye_was_out_goes_when_the_other_end_stays() -> None:
+    one = lone_node()
+    peer = calling(one)
+    peer.say(Reply("b", 11, 0, b""))
+    one.tick(100.0)
+    assert Goodbye("idle") in told(one.take(100.0), peer.conn)
+    app = one.state.apps[11]
+    one.calling.request(app, Request(1, 1, "orders", "", 9000, b""), 100.0)
+    assert [] == told(one.take(100.0), peer.conn)
+    (again,) = peer.hears(Stay(), now=100.1)
+    assert isinstance(again, Request)
+    assert (SlotState.OPEN, False) == (one.state.pool.slots["p"].state, one.state.pool.slots["p"].wanted)
+    assert [] == peer.hears(Stay(), now=100.2)
+
+
+def test_a_final_goodbye_is_answered_and_the_link_closes_when_nothing_is_open_on_it() -> None:
+    one = lone_node()
+    peer = calling(one)
+    assert [Goodbye("answer")] == peer.hears(Goodbye("drained", final=True))
     one.tick(1.5)
     assert Phase.LEAVING is peer.link.phase, "a call is out"
     peer.say(Reply("b", 11, 0, b""), now=1.6)

@@ -409,3 +409,13 @@ class OutboxMachine(RuleBasedStateMachine):
 
 
 TestOutboxMachine = OutboxMachine.TestCase
+
+
+def test_what_waits_for_the_link_to_a_node_is_counted_for_that_node_alone() -> None:
+    outbox = Outbox()
+    placed(outbox, 1)
+    placed(outbox, 2, place=Place.QUEUED)
+    outbox.hold("b", placed(outbox, 3).key)
+    outbox.hold("c", placed(outbox, 4, C1).key)
+    outbox.ask(admitted(outbox, 5), {B2: 1, C1: 1}, 0.0)
+    assert (3, 2, 0) == (outbox.unsent("b"), outbox.unsent("c"), outbox.unsent("d"))

@@ -44,6 +44,16 @@ def test_a_wanted_link_is_dialled_once() -> None:
     assert 1 == pool.taken
 
 
+def test_a_link_that_stays_is_open_and_idle_from_then_on() -> None:
+    pool = pool_with("b")
+    assert [Close("b", "idle")] == pool.tick(OPTIONS, 60.0)
+    pool.want("b", OPTIONS, 60.0)
+    pool.stayed("b", 60.1)
+    assert (State.OPEN, False, 1) == (pool.slot("b").state, pool.slot("b").wanted, pool.taken)
+    assert [] == pool.tick(OPTIONS, 120.0)
+    assert [Close("b", "idle")] == pool.tick(OPTIONS, 120.1)
+
+
 def test_the_place_is_taken_when_the_dial_is_decided() -> None:
     pool = Pool()
     dials = [action for node in "bcd" for action in wait(pool, node, 0.0)]
@@ -488,6 +498,6 @@ def test_every_waiting_slot_is_served_in_the_order_it_began_to_wait(arrivals: li
 
 def test_links_that_are_told_to_leave_take_their_place_until_they_are_closed() -> None:
     pool = pool_with("b", "c")
-    assert [Close("b", "expired"), Close("c", "expired")] == pool.leave(["b", "c"], "expired")
+    assert [Close("b", "expired", final=True), Close("c", "expired", final=True)] == pool.leave(["b", "c"], "expired")
     assert 2 == pool.taken
     assert [State.CLOSING, State.CLOSING] == [slot.state for slot in pool.slots.values()]
