@@ -1,17 +1,14 @@
 """The records of the protocol: one schema for the app hop and the peer hop.
 
 A **record** is ``[tag, field, …]`` in MessagePack; records travel in batches (`codec`).
+Bounds written here are constants of the protocol, checked in C while decoding. Configured limits are smaller and are
+answered record by record. A new field goes last, with a default; trailing fields that a decoder does not know are
+skipped. A new record gets a new tag and the minor it came with (``SINCE``), and is sent only to those who agreed on it.
 
-Bounds written here are constants of the protocol, checked in C while decoding. Configured limits are smaller and
-are answered record by record. A new field goes last, with a default; trailing fields that a decoder does not know
-are skipped. A new record gets a new tag and the minor version it came with (``SINCE``), and is sent only to those
-who agreed on that minor.
-
-Three parties share these records: the calling **app**, the **agents** of the caller and of the server, and the
-serving **app**. A `Request` goes caller → its agent → server's agent → serving app, and one of `Reply`,
-`Failure` or `Settled` comes back the same way. Both agents fill in what the sender cannot be trusted with.
-
-Times are remaining milliseconds; clocks are never compared. Identity is ``(node, session, seq)`` of the caller.
+The calling **app**, the **agents** of the caller and of the server, and the serving **app** share these records. A
+`Request` goes caller → its agent → server's agent → serving app; a `Reply`, `Failure` or `Settled` comes back the same
+way. Agents fill in what the sender cannot be trusted with. Times are remaining milliseconds; clocks are never compared.
+Identity is ``(node, session, seq)`` of the caller.
 """
 
 from typing import Annotated
@@ -85,13 +82,12 @@ Millis = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
 Node = Annotated[str, Meta(max_length=128)]
 Name = Annotated[str, Meta(max_length=255)]
 Text = Annotated[str, Meta(max_length=16_384)]
-Host = Annotated[str, Meta(max_length=255)]
 Body = Annotated[bytes, Meta(max_length=BODY_INLINE_MAX)]
 Whole = Annotated[bytes, Meta(max_length=BODY_BYTES_MAX)]  # as nodes keep it; `codec` holds a record to BODY_INLINE_MAX
 Blob = Annotated[bytes, Meta(max_length=65_536)]
 Headers = Annotated[dict[Annotated[str, Meta(max_length=256)], Text], Meta(max_length=64)]
 Ranges = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
-Ids = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
+Ids = Ranges  # pairs of session and seq
 
 
 class _Wire(Struct, array_like=True, gc=False):
@@ -109,7 +105,7 @@ class Hello(_Wire, tag=1):
     incarnation: U63
     link_no: U63
     meant: Node
-    host: Host
+    host: Name
     port: U16
     heartbeat_ms: Millis
     dead_after_ms: Millis
@@ -173,8 +169,7 @@ class Keep(_Wire, tag=6):
 
 
 class Goodbye(_Wire, tag=7):
-    """Either end: I start nothing new here. Each says it once; the link closes when both did and nothing is open. To one
-    that is not ``final`` a peer that has something open answers `Stay`."""
+    """Either end: I start nothing new here; closes when both said it. If not `final`, who needs it says `Stay`."""
 
     reason: Text = ""
     final: bool = False
@@ -269,7 +264,7 @@ class Reach(_Wire, tag=21):
     node: Node
     incarnation: U63
     session: U63 = 0
-    host: Host = ""
+    host: Name = ""
     port: U16 = 0
     over: bool = False
     public_key: Name = ""

@@ -51,7 +51,7 @@ def test_a_link_that_stays_is_open_and_idle_from_then_on() -> None:
     pool.stayed("b", 60.1)
     assert (State.OPEN, False, 1) == (pool.slot("b").state, pool.slot("b").wanted, pool.taken)
     assert [] == pool.tick(OPTIONS, 120.0)
-    assert [Close("b", "idle")] == pool.tick(OPTIONS, 120.1)
+    assert [Close("b", "idle")] == pool.tick(OPTIONS, 120.2)
 
 
 def test_the_place_is_taken_when_the_dial_is_decided() -> None:
