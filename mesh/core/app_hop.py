@@ -73,17 +73,6 @@ OUTLIVES = (
     *("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes"),
     *("reached", "telling", "adopted", "calls"),
 )
-    "services",
-    "records",
-    "bytes",
-    "floor",
-    "outcomes",
-    "outcomes_bytes",
-    "reached",
-    "telling",
-    "adopted",
-    "calls",
-)
 """What of an app outlives its connection."""
 
 FLEET = "fleet"
