@@ -506,6 +506,18 @@ def test_a_ping_is_answered_and_a_pong_is_heard() -> None:
     assert 3.0 == one.state.apps[7].heard_at
 
 
+def test_an_app_may_look_at_the_fleet() -> None:
+    one = node()
+    conn = connect(one)
+    one.app_data(conn, encode(1, [Query(1, "fleet"), Query(2, "fleet", {"after": one.context.node})]), 1.5)
+    first, second = told(one.take(1.5), conn)
+    assert isinstance(first, Report)
+    assert isinstance(second, Report)
+    assert b'"view":{' in first.body
+    assert b'"nodes":[]' in second.body
+    assert 1.5 == one.state.views.looked_at
+
+
 def test_a_question_that_the_agent_does_not_know_is_told_what_it_knows() -> None:
     one = node()
     conn = connect(one)

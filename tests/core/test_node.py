@@ -838,3 +838,9 @@ def test_a_call_waits_for_a_local_app_that_hangs_and_goes_to_it_when_it_is_heard
     server.say(Pong(0))
     world.run(18.0)
     assert b"x" == caller.body(call)
+
+
+def test_somebody_looks_at_the_fleet() -> None:
+    one = lone_node()
+    one.look(2.0)
+    assert 2.0 == one.state.views.looked_at
