@@ -81,7 +81,7 @@ def test_who_is_at_the_other_end_comes_before_what_it_says_and_may_be_revoked_or
     one.trust(b"renewed", ["key of x"], 2.0)
     assert [] == noted(one.take(2.0))
     one.tick(11.0)
-    assert Goodbye("its certificate has expired") in told(one.take(11.0), peer.conn)
+    assert Goodbye("its certificate has expired", final=True) in told(one.take(11.0), peer.conn)
     one.trust(b"renewed", ["key of p"], 12.0)
     assert ["link_lost"] == noted(one.take(12.0))
     one.link_proven(peer.conn, Proof("key of p"), 13.0)
