@@ -10,7 +10,6 @@ from mesh.core.pool import PoolOptions
 from mesh.core.records import Flag, Status
 from mesh.sim.exhaustive import OPTIONS, Scenario
 from mesh.sim.promises import Broken, judge
-from mesh.sim.small import Kind as Move
 from mesh.sim.smallworlds import glare, sending, twins
 from mesh.sim.steps import Hand
 from tests.core.fabric import assert_quiescent
@@ -186,8 +185,7 @@ def nobody_serves() -> None:
 
     s = Schedule(Scenario("", "", set_up, (), 0))
     s.settle()
-    s.make(Move.TIME, "")
-    s.settle()
+    s.wait(40)
     if s.world.ended != {("a", 10, 0): Status.EXPIRED}:
         raise Broken(f"ended {s.world.ended}")
 
