@@ -257,8 +257,8 @@ class Unserve(_Wire, tag=20):
 
 
 class Reach(_Wire, tag=21):
-    """Agent → app, before its first record goes to the serving ``session`` of ``node`` (0: a fan-out), whose agent is at
-    ``host`` and ``port`` with ``public_key``; replayed to a new agent. ``over``: nothing of the app is there now."""
+    """Agent → app, before its first record goes to the serving ``session`` of ``node`` (0: a fan-out), whose agent is
+    at ``host`` and ``port`` with ``public_key``; replayed to a new agent. ``over``: nothing of the app is there now."""
 
     node: Node
     incarnation: U63
