@@ -31,7 +31,6 @@ from mesh.types import TopicKey
 __all__ = ["SqliteMatchmaker", "SqliteOptions"]
 
 POLL_S = 0.1
-CONNECTIONS_KEPT_MAX = 4
 APPLICATION_ID = 0x6D657368
 SCHEMA_VERSION = 1
 _NO_FILE = (0, 0)
@@ -183,7 +182,7 @@ class SqliteMatchmaker:
         except IndexError:  # another watch polls at this moment, for all
             return
         try:
-            with self._connection(self._poller, kept_max=1) as connection:
+            with self._connection(self._poller) as connection:
                 polled = (*connection.inode, _pragma(connection.database, "data_version"))
             if polled != self._polled:
                 self._polled = polled
@@ -202,10 +201,11 @@ class SqliteMatchmaker:
         return values | {"expires": now + self._options.ttl_s}
 
     @contextlib.contextmanager
-    def _connection(
-        self, kept: deque[_Connection] | None = None, kept_max: int = CONNECTIONS_KEPT_MAX
-    ) -> Iterator[_Connection]:
-        """Lend a connection to the file that is at the path now; what goes wrong with it becomes a MatchmakerError."""
+    def _connection(self, kept: deque[_Connection] | None = None) -> Iterator[_Connection]:
+        """Lend a connection to the file that is at the path now; what goes wrong with it becomes a MatchmakerError.
+
+        One is kept for the next: more that were needed at once are closed, so that none stay open for a rush.
+        """
         kept = self._idle if kept is None else kept
         self._check_open()
         connection = None
@@ -223,7 +223,7 @@ class SqliteMatchmaker:
                 connection = None
             raise MatchmakerError(f"matchmaker file {self._path}: {error}: {self._advice(error)}") from error
         finally:
-            if connection and len(kept) < kept_max and not self._closed:
+            if connection and not kept and not self._closed:
                 kept.append(connection)
             elif connection:
                 connection.database.close()
