@@ -366,6 +366,7 @@ class Reactor:
 
     def _namesakes(self, entries: Any) -> None:
         self.node.namesakes(entries, self.clock())
+        self._flush_soon()
 
     def _spooled(self, word: Word) -> None:
         self.node.spooled(word, self.clock())
