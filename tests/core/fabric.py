@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from mesh.core.catalogue import Health
 from mesh.core.chunks import Chunker
 from mesh.core.codec import decode, encode
 from mesh.core.context import NodeOptions
@@ -36,10 +37,11 @@ from mesh.core.records import (
     Status,
 )
 from mesh.sim.world import NetworkOptions, World
-from mesh.types import Endpoint
+from mesh.types import Endpoint, TopicKey
 
 __all__ = [
     "HELLO",
+    "ORDERS",
     "App",
     "Peer",
     "assert_mesh_quiescent",
@@ -49,12 +51,17 @@ __all__ = [
     "fleet",
     "hold",
     "link",
+    "listed",
     "lone_node",
     "noted",
     "notes",
     "options",
+    "served",
+    "server",
     "told",
 ]
+
+ORDERS = TopicKey("", "orders")
 
 HELLO = Hello(0, 0, "sim", "p", 50, 1, "b", "p.example", 7700, 1000, 5000, 64 << 20, 1024, 2, 8192, 16 << 20)
 """What peer p says first to node b."""
@@ -314,6 +321,28 @@ def fleet(
     for name in names:
         world.start(name, node_options or NodeOptions())
     return world
+
+
+def server(world: World, session: int = 10, *, workers: int = 1, prefetch: int = 256, node: str = "b") -> App:
+    """An app that serves orders and ends nothing, and time for everybody to hear of it."""
+    app = App(world, node, session, hold)
+    app.serve("orders", workers=workers, prefetch=prefetch)
+    world.run(world.now + 0.5)
+    return app
+
+
+def served(world: World, *nodes: str, topic: str = "orders", workers: int = 4) -> list[App]:
+    """One app on each of these nodes that serves the topic, and time for everybody to hear of it."""
+    apps = [App(world, node, 10 + number) for number, node in enumerate(nodes)]
+    for app in apps:
+        app.serve(topic, workers=workers)
+    world.run(world.now + 0.5)
+    return apps
+
+
+def listed(world: World) -> list[Health]:
+    """How the instances that serve orders are doing, as the catalogue has it."""
+    return [instance.health for instance in world.catalogue.get(ORDERS, {}).values()]
 
 
 def link(world: World, node: str, peer: str) -> Link:

@@ -5,15 +5,7 @@ from mesh.core.node import Node
 from mesh.core.outbox import OutboxOptions
 from mesh.core.records import Answer, Ask, Reply, Verdict
 from mesh.sim.world import World
-from tests.core.fabric import App, echo, fleet, hold, link, options
-
-
-def server(world: World, session: int = 10, *, workers: int = 1, prefetch: int = 256, node: str = "b") -> App:
-    """An app that serves orders and ends nothing, and time for everybody to hear of it."""
-    app = App(world, node, session, hold)
-    app.serve("orders", workers=workers, prefetch=prefetch)
-    world.run(world.now + 0.5)
-    return app
+from tests.core.fabric import App, echo, fleet, link, options, server
 
 
 def out(world: World) -> list[object]:

@@ -25,20 +25,10 @@ from mesh.core.records import (
     Targets,
 )
 from mesh.core.router import RouterOptions
-from mesh.sim.world import NetworkOptions, World
+from mesh.sim.world import NetworkOptions
 from mesh.types import TopicKey
 from tests.core.durables import Mail
-from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options
-
-
-def served(world: World, *nodes: str, topic: str = "orders", workers: int = 4) -> list[App]:
-    """One app on each of these nodes that serves the topic, and time for everybody to hear of it."""
-    apps = [App(world, node, 10 + number) for number, node in enumerate(nodes)]
-    for app in apps:
-        app.serve(topic, workers=workers)
-    world.run(world.now + 0.5)
-    return apps
-
+from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options, served
 
 # Calls, casts and fan-outs end
 

@@ -8,17 +8,7 @@ from mesh.core.outbox import OutboxOptions
 from mesh.core.records import Answer, Ask, Cancel, Flag, Reach, Reply, Request, Settled, Status, Targets, Verdict
 from mesh.sim.world import World
 from tests.core.durables import Mail
-from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options
-
-
-def served(world: World, *nodes: str, topic: str = "orders", workers: int = 4) -> list[App]:
-    """One app on each of these nodes that serves the topic, and time for everybody to hear of it."""
-    apps = [App(world, node, 10 + number) for number, node in enumerate(nodes)]
-    for app in apps:
-        app.serve(topic, workers=workers)
-    world.run(world.now + 0.5)
-    return apps
-
+from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options, served
 
 # Local and remote, whole and in chunks
 

@@ -8,24 +8,8 @@ from mesh.core.effects import Renew
 from mesh.core.health import HealthOptions
 from mesh.core.inbox import InboxOptions
 from mesh.core.records import Floor, FloorAsk, Goodbye, Kind, Reply, Serve, Serving, Settled, Status, Unserve
-from mesh.sim.world import World
 from mesh.types import TopicKey
-from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, notes
-
-ORDERS = TopicKey("", "orders")
-
-
-def server(world: World, session: int = 10, *, workers: int = 1, prefetch: int = 256, node: str = "b") -> App:
-    """An app that serves orders and ends nothing, and time for everybody to hear of it."""
-    app = App(world, node, session, hold)
-    app.serve("orders", workers=workers, prefetch=prefetch)
-    world.run(world.now + 0.5)
-    return app
-
-
-def listed(world: World) -> list[Health]:
-    return [instance.health for instance in world.catalogue.get(ORDERS, {}).values()]
-
+from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, listed, notes, server
 
 # An app serves
 
