@@ -15,7 +15,7 @@ from mesh.matchmaker.names import FLEET_DEFAULT, app_service, topic_service
 from mesh.types import TopicKey
 from tests.consul_server import ConsulServer
 from tests.system.agents import until
-from tests.system.chromium import chromium_page
+from tests.system.browser import chromium_page
 from tests.system.test_topology import Stage
 
 pytestmark = pytest.mark.system
