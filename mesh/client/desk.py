@@ -39,8 +39,9 @@ from mesh.types import MessageId
 
 __all__ = ["Carrier", "Desk"]
 
-PIPELINED_MAX = 64
-"""Casts that wait for the acceptance of earlier ones before they are written."""
+PIPELINED_MAX = 32
+"""Requests of futures that may be queued to be written together: casts until earlier ones are accepted, calls until
+the thread that makes them lets another run."""
 
 logger = logging.getLogger("mesh")
 
@@ -66,6 +67,7 @@ class Carrier(Protocol):
     def notice(self) -> None: ...
     def finish(self, ticket: Ticket, outcome: object = None) -> None: ...
     def pump(self, *, patiently: bool = False) -> None: ...
+    def nudge(self) -> None: ...
     def ring(self) -> None: ...
     def future(self) -> Future[Any]: ...
     def workers(self, topic: str, handler: Handler, workers: int, *, expose_tracebacks: bool) -> Workers: ...
@@ -187,10 +189,12 @@ class Desk:
         seq, _ = submit(future)
         with self.engine.lock:
             self._futures += 1
-            queued = len(self.session.calling.queue)
-            is_held_back = pipelined and 0 < queued < PIPELINED_MAX and self.session.calling.unheld > 0
+            is_burst = self._futures > 1 and len(self.session.calling.queue) < PIPELINED_MAX
+            is_held_back = pipelined and is_burst and self.session.calling.unheld > 0
         future.add_done_callback(functools.partial(self._future_done, seq))
-        if not is_held_back and not self.engine.is_reader:
+        if is_burst and not is_held_back:
+            self.engine.nudge()
+        elif not is_burst and not self.engine.is_reader:
             self.engine.pump()
         self.engine.ring()
         return future

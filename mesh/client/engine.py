@@ -4,7 +4,8 @@ There is no thread that all must pass. Whoever has something to write writes it,
 meanwhile. Whoever waits for an answer and finds nobody reading becomes the *reader*: it reads and hands out everybody's
 events until its own is among them, and then promotes another that waits. So a thread that calls one thing at a time
 does everything itself. A background thread reads only while something is unattended (an app serves, or futures are
-pending), and else has a look about once a second.
+pending), and else has a look about once a second. Another writes what a thread queues that begins many things at once,
+and so runs when that thread waits for the first of them.
 
 Only blocking sockets with timeouts, locks and one event are used, each looked up when it is needed: this runs
 unchanged under gevent's and eventlet's patching. The socket is duplicated, since the two directions have different
@@ -13,6 +14,7 @@ timeouts.
 
 import logging
 import os
+import queue
 import socket
 import threading
 import weakref
@@ -84,6 +86,9 @@ class Engine:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._due = 0.0
         self._stopping = threading.Event()
+        self._nudges: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._is_nudged = False
+        self._writer: threading.Thread | None = None
         _engines.add(self)
 
     def start(self) -> None:
@@ -379,6 +384,25 @@ class Engine:
             if not goes_on:
                 return
 
+    def nudge(self) -> None:
+        """Have what is queued written by another thread: together with what this one queues until that one runs."""
+        if self._is_nudged:
+            return
+        self._is_nudged = True
+        self._nudges.put(True)
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write, name="mesh-writer", daemon=True)
+            self._writer.start()
+
+    def _write(self) -> None:
+        """The thread that is nudged."""
+        while self._nudges.get():
+            self._is_nudged = False
+            try:
+                self.pump()
+            except Exception:
+                logger.exception("the writer failed, and goes on")
+
     def _send(self, patiently: bool) -> bool:
         """Write once; False: the socket is full or gone."""
         out = self._out
@@ -410,6 +434,7 @@ class Engine:
     def stop(self) -> None:
         """Close the socket and wake everybody."""
         self._stopping.set()
+        self._nudges.put(False)
         self._lose("closed")
         with self.lock:
             self.session.close()

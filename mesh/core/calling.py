@@ -59,7 +59,8 @@ class Calling:
         """Take a request of a local app; return what the pool wants done for it."""
         state = self.state
         request.node, request.session, request.namespace = self.context.node, app.session, app.namespace
-        app.raise_floor(request.floor)
+        if request.floor > app.floor:
+            app.raise_floor(request.floor)
         key = (app.session, request.seq)
         if request.seq < app.floor or self.is_replay(app, key, request):
             return []
@@ -77,8 +78,10 @@ class Calling:
         state.heats.count(topic)
         app.calls[request.topic] = now
         entry = Entry(request, topic, now + self.timeout_s(request), charged)
-        sought = self._sought(app, entry)
-        entry.doubtful = self._may_have_left(app, request) and entry.repeatable
+        sought: dict[TargetKey, int] = {}
+        if self._may_have_left(app, request):
+            entry.doubtful = entry.repeatable
+            sought = {} if entry.repeatable else self._sought(app)
         state.outbox.admit(entry)
         if request.kind == Kind.CALL:
             state.totals.calls += 1
@@ -151,10 +154,8 @@ class Calling:
         """Return whether an agent before this one may have sent this request."""
         return bool(request.flags & Flag.RESUMED and app.reached_before)
 
-    def _sought(self, app: App, entry: Entry) -> dict[TargetKey, int]:
+    def _sought(self, app: App) -> dict[TargetKey, int]:
         """Return with whom an entry that must not run twice may be. No app has session 0, which stands for fan-outs."""
-        if entry.repeatable or not self._may_have_left(app, entry.request):
-            return {}
         return {target: incarnation for target, incarnation in app.reached_before.items() if target[1]}
 
     def too_large(self, request: Request, size: int) -> Failure:
@@ -185,10 +186,12 @@ class Calling:
         """Return what is known of a topic; one that was of no interest here begins to be watched."""
         directory = self.state.directory
         known = directory.views.get(topic)
-        is_watched = known is not None and known.watched
+        if known is not None and known.watched:
+            known.used_at = now
+            return known
         view, dropped = directory.use(topic, self.options.directory, now)
-        self.context.effects.extend(Unwatch(old) for old in dropped)
-        if view is not None and not is_watched:
+        self.context.effects += [Unwatch(old) for old in dropped]
+        if view is not None:
             self.context.effects.append(Watch(topic))
         return view
 
@@ -358,7 +361,7 @@ class Calling:
         entry = self.state.outbox.entries.get(key)
         if entry is None:
             return
-        if entry.doubtful and isinstance(outcome, Failure) and outcome.status in _NOT_RUN:
+        if entry.doubtful and type(outcome) is Failure and outcome.status in _NOT_RUN:
             outcome.status = int(Status.INDETERMINATE)
         self.sending.unplace(entry, now)
         self.state.outbox.end(key)

@@ -85,7 +85,7 @@ class Stage(enum.IntEnum):
 
 
 class Handed(Struct):
-    """One request of a remote or local caller. ``charged``: the bytes it holds; ``parts``: for a fan-out, what each
+    """One request of a remote or local caller, by its ``id``. ``charged``: the bytes it holds; ``parts``: for a fan-out, what each
     serving session made of it, of which ``failed`` did and ``unknown`` were lost."""
 
     request: Request
@@ -98,10 +98,10 @@ class Handed(Struct):
     parts: dict[int, Stage] = field(default_factory=dict)
     failed: int = 0
     unknown: int = 0
+    id: Id = ("", 0, 0)
 
-    @property
-    def id(self) -> Id:
-        return self.request.node, self.request.session, self.request.seq
+    def __post_init__(self) -> None:
+        self.id = self.request.node, self.request.session, self.request.seq
 
     @property
     def is_call(self) -> bool:
@@ -180,8 +180,7 @@ class Service(Struct):
         self.queued_bytes -= handed.charged
 
     def begin(self, handed: Handed) -> None:
-        """A request that waited is with the app."""
-        self.unqueue(handed)
+        """A request is with the app, and does not wait."""
         self.running[handed.id] = handed.charged
         self.running_bytes += handed.charged
 

@@ -56,6 +56,8 @@ from mesh.types import node_id_problem
 
 __all__ = ["LinkHop"]
 
+_ESTABLISHED = (Phase.OPEN, Phase.LEAVING)
+
 
 class LinkHop:
     """The connections of other agents."""
@@ -123,6 +125,8 @@ class LinkHop:
                 raise ProtocolError(f"batch {batch.counter} came where {link.counter_in} was due")
             link.counter_in += 1
             link.records_in += len(batch.records)
+            if link.phase in _ESTABLISHED:
+                self.state.peers.heard(link, now)
             for record in batch.records:
                 self._record(link, record, now)
         except (ProtocolError, ValueError) as error:
@@ -130,8 +134,7 @@ class LinkHop:
             self.change(self.state.peers.lost(conn, f"broke the protocol: {error}"[:500], now), now)
 
     def _record(self, link: Link, record: Record, now: float) -> None:
-        if link.phase in (Phase.OPEN, Phase.LEAVING):
-            self.state.peers.heard(link, now)
+        if link.phase in _ESTABLISHED:
             verb = self.verbs.get(type(record))
             if verb is None:
                 raise ProtocolError(f"a peer may not send {type(record).__name__} on an open link")

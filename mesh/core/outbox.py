@@ -111,7 +111,7 @@ class Place(enum.IntEnum):
 
 
 class Entry(Struct):
-    """One request that has not ended. ``charged``: the bytes it holds; ``number``: how many were admitted before it;
+    """One request that has not ended, by its ``key``. ``charged``: the bytes it holds; ``number``: how many were admitted before it;
     ``reached``: the incarnation it was sent to; ``asked``: targets that have not said what became of it, and the
     incarnation that it had been sent to there; ``lost``: one that cannot say; ``targets``: the nodes that an earlier
     agent chose for a fan-out; ``doubtful``: it was lost after it had left, and may have run; ``kept``: a cast for which
@@ -134,10 +134,10 @@ class Entry(Struct):
     kept: bool = False
     seen_at: float = 0.0
     looked_at: float = 0.0
+    key: Key = (0, 0)
 
-    @property
-    def key(self) -> Key:
-        return self.request.session, self.request.seq
+    def __post_init__(self) -> None:
+        self.key = self.request.session, self.request.seq
 
     @property
     def repeatable(self) -> bool:
@@ -308,11 +308,12 @@ class Outbox(Struct):
         entry.place = Place.WAITING
 
     def end(self, key: Key) -> Entry | None:
-        """Take out and return an unplaced entry that ended; None: it had ended before."""
+        """Take out and return an entry that ended; None: it had ended before."""
         entry = self.entries.pop(key, None)
         if entry is not None:
             self.wheel.remove(key, entry.deadline)
-            self.unplace(entry)
+            if entry.place is not Place.WAITING or self.waiting:
+                self.unplace(entry)
             if entry.request.monitor_ms:
                 del self.monitored[key]
         return entry

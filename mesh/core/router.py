@@ -51,8 +51,8 @@ def choose(
     ``cursor``: the key served last; ``node``: where this is; ``avoid``: true for instances to pass over while there
     is another choice; ``outstanding``: unfinished messages of an instance.
     """
-    if not group.instances:
-        return None
+    if len(group.instances) <= 1:
+        return group.instances[0] if group.instances else None
     if policy == "round_robin":
         return in_turn(group, cursor, avoid)
     willing = [i for i in group.instances if not avoid(i)] or group.instances

@@ -44,9 +44,9 @@ class Sending:
         """Reserve these targets for an app; False: they are more than it may have, even when those are let go that hold
         nothing of it."""
         app = self.state.apps.get(session)
-        missing = [target for target in targets if target not in app.reached] if app is not None else ()
-        if app is None or not missing:
+        if app is None or all(map(app.reached.__contains__, targets)):
             return True
+        missing = [target for target in targets if target not in app.reached]
         room = self.options.outbox.reach_max - len(missing)
         if len(app.reached) > room:
             in_use = dict.fromkeys([*self.state.outbox.by_target, *targets])
@@ -63,9 +63,9 @@ class Sending:
 
     def aim(self, entry: Entry, instance: Instance, now: float) -> list[Action]:
         """Reserve the instance and its link, and send if the link takes it now."""
-        state, request = self.state, entry.request
+        state = self.state
         node = instance.agent.node
-        request.target = instance.session
+        entry.request.target = instance.session
         state.outbox.aim(entry, (node, instance.session))
         if node == self.context.node:
             self.send_here(entry, now)
@@ -138,7 +138,7 @@ class Sending:
         if app is None:
             return True
         if app.reached.get(target) == incarnation:
-            return target not in app.telling
+            return not app.telling or target not in app.telling
         app.reached[target] = incarnation
         self._reach(app, target)
         return False

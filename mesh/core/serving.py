@@ -142,6 +142,10 @@ class Serving:
         self._parts_ended(handed, now)
 
     def _enqueue(self, app: App, service: Service, handed: Handed, now: float) -> None:
+        """Have a request wait its turn with an app, which may be at once."""
+        if not service.queued and app.conn is not None and service.may_begin(handed, self.options.inbox):
+            self._begin(app, service, handed, now)
+            return
         service.enqueue(handed, now)
         if len(service.queue.items) - service.queue.head > 2 * service.queued + QUEUE_SLACK:
             service.queue = self._live_queue(app, service)
@@ -165,11 +169,15 @@ class Serving:
             if not service.may_begin(handed, self.options.inbox):
                 return
             service.queue.pop()
-            if handed.parts:
-                handed.parts[app.session] = Stage.HANDED
-            handed.stage = Stage.HANDED
-            service.begin(handed)
-            self._hand(app, handed, now)
+            service.unqueue(handed)
+            self._begin(app, service, handed, now)
+
+    def _begin(self, app: App, service: Service, handed: Handed, now: float) -> None:
+        if handed.parts:
+            handed.parts[app.session] = Stage.HANDED
+        handed.stage = Stage.HANDED
+        service.begin(handed)
+        self._hand(app, handed, now)
 
     def _hand(self, app: App, handed: Handed, now: float) -> None:
         request = handed.request
@@ -280,8 +288,10 @@ class Serving:
     def _free(self, app: App, service: Service, id: Id, now: float) -> None:
         service.end(id, now)
         self.state.totals.served += 1
-        self.hand_out(app, service, now)
-        self.finish_leaving(app, service)
+        if service.queued:
+            self.hand_out(app, service, now)
+        if service.leaving:
+            self.finish_leaving(app, service)
 
     def finish_leaving(self, app: App, service: Service) -> None:
         """Tell an app that nothing of a topic is left with it, once that is so."""

@@ -73,6 +73,8 @@ class Inline:
             self.app.write()
             self.fleet.settle()
 
+    nudge = pump
+
     def ring(self) -> None:
         """There is nobody to wake."""
 

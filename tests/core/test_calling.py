@@ -85,6 +85,21 @@ def test_three_consecutive_casts_reach_three_instances_wherever_they_are() -> No
     assert_mesh_quiescent(world)
 
 
+def test_who_is_suspect_is_passed_over_while_there_is_another() -> None:
+    world = fleet("abc")
+    apps = served(world, "b", "c")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    world.run(2.0)
+    for app in apps:
+        app.asked.clear()
+    world.agents["a"].node.state.peers.suspect("b", world.now)
+    seqs = [caller.call("orders") for _ in range(4)]
+    world.run(world.now + 0.2)
+    assert [0, 4] == [len(app.asked) for app in apps]
+    assert all(isinstance(caller.end(seq), Reply) for seq in seqs)
+
+
 def test_a_topic_that_is_served_here_too_is_still_looked_up_in_the_fleet() -> None:
     world = fleet("ab")
     here, there = served(world, "a", "b")

@@ -96,6 +96,7 @@ def test_what_waits_and_what_is_with_the_app_is_counted_in_records_and_bytes() -
     first, second = handed(1), handed(2)
     one.enqueue(first, 1.0)
     one.enqueue(second, 1.0)
+    one.unqueue(first)
     one.begin(first)
     assert (1, 132, {("a", 7, 1): 132}, 132) == (one.queued, one.queued_bytes, one.running, one.running_bytes)
     one.end(first.id, 2.0)
@@ -137,11 +138,13 @@ def test_the_pace_is_that_of_ends_while_work_waits() -> None:
     for each in waiting:
         one.enqueue(each, 0.0)
     for number, each in enumerate(waiting):
+        one.unqueue(each)
         one.begin(each)
         one.end(each.id, 0.5 * (number + 1))
     assert 0.49 < one.pace_s <= 0.5
     before = one.pace_s
     one.enqueue(waiting[0], 100.0)
+    one.unqueue(waiting[0])
     one.begin(waiting[0])
     one.end(waiting[0].id, 200.0)
     assert before == one.pace_s, "nothing waited"
