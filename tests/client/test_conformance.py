@@ -130,7 +130,7 @@ def test_nobody_serving_is_unroutable_at_once(client: Face, topic: str) -> None:
 
 
 def test_with_wait_a_call_waits_for_somebody_to_serve(client: Face, server: Face, topic: str) -> None:
-    future = client.call_async(topic, b"x", wait=True)
+    future = client.call_async(topic, b"x", wait=True, timeout_s=3600)  # a fleet's hours pass fast in its own thread
     server.serve(topic, echo)
     assert b"x" == future.result(WITHIN_S).body
 
