@@ -17,7 +17,7 @@ from mesh.core.effects import Effect, Level, Note
 from mesh.core.fanout import Fan
 from mesh.core.health import HealthOptions
 from mesh.core.heat import HeatOptions, Heats
-from mesh.core.inbox import Inbox, InboxOptions
+from mesh.core.inbox import Id, Inbox, InboxOptions
 from mesh.core.link import LinkOptions
 from mesh.core.liveness import LivenessOptions
 from mesh.core.outbox import Key, Outbox, OutboxOptions
@@ -78,7 +78,8 @@ class Totals(Struct):
 
 class State(Struct):
     """All that a node knows. An encode and a decode copy it. ``owner_uid``: who, with root, may give it orders;
-    ``returning_until``: how long apps of the agent before this one may still come back, 0 if there was none."""
+    ``returning_until``: how long apps of the agent before this one may still come back, 0 if there was none;
+    ``gathering``: fan-outs to apps of this node that may still come back."""
 
     rng: Rng
     peers: Peers
@@ -102,6 +103,7 @@ class State(Struct):
     drain_until: float = 0.0
     started_at: float = 0.0
     returning_until: float = 0.0
+    gathering: dict[Id, None] = field(default_factory=dict)
     departing: list[tuple[float, Instance]] = field(default_factory=list)
     questions: dict[int, list[tuple[float, Ask]]] = field(default_factory=dict)
     floors_wanted: dict[tuple[str, int], dict[int, None]] = field(default_factory=dict)

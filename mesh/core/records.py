@@ -277,6 +277,7 @@ class Request(_Wire, tag=32):
     session below it is settled. ``size`` above zero says that the body follows as chunks of ``stream``.
     ``dispatch`` counts how often the caller's agent has sent it; the rest of the record does not change on a resend.
     ``monitor_ms`` above zero: the call is lost when nothing shows for so long that the serving app is alive.
+    ``instances``: from agent to agent, how many apps of the node a fan-out is meant for.
     """
 
     kind: Annotated[int, Meta(ge=0, le=2)]
@@ -296,6 +297,7 @@ class Request(_Wire, tag=32):
     target: U63 = 0
     dispatch: U32 = 0
     monitor_ms: Millis = 0
+    instances: U32 = 0
 
 
 class Reply(_Wire, tag=33):

@@ -201,7 +201,7 @@ class Sending:
     def fan_to(self, fan: Fan, key: Key, node: str, topic: TopicKey, now: float) -> list[Action]:
         state = self.state
         if node == self.context.node:
-            self.context.loopback.append(self._fan_copy(fan, now))
+            self.context.loopback.append(self._fan_copy(fan, node, now))
             return []
         state.pool.lease(node, now, topic)
         state.outbox.queue(node, key)
@@ -214,11 +214,12 @@ class Sending:
             self.state.outbox.hold(link.peer, key)
             return
         link.charge(weight(fan.request, link.chunker.chunk_bytes))
-        self._say(link, self._fan_copy(fan, now))
+        self._say(link, self._fan_copy(fan, link.peer, now))
 
-    def _fan_copy(self, fan: Fan, now: float) -> Request:
+    def _fan_copy(self, fan: Fan, node: str, now: float) -> Request:
         timeout_ms = max(1, round((fan.deadline - now) * 1000))
-        return structs.replace(fan.request, timeout_ms=timeout_ms, dispatch=fan.request.dispatch + 1)
+        dispatch, instances = fan.request.dispatch + 1, fan.pending.get(node, 0)
+        return structs.replace(fan.request, timeout_ms=timeout_ms, dispatch=dispatch, instances=instances)
 
     # It is taken away again
 

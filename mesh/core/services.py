@@ -56,6 +56,7 @@ class Services:
         self.state.directory.add_local(instance, now)
         self.context.effects.append(Register(instance))
         self.context.note(notes.SERVICE_STARTED, Level.INFO, topic=record.topic, server=record.server, app=app.name)
+        self.serving.joined(app, service, now)
         return instance.topic_key
 
     def _instance(self, app: App, service: Service, health: Health = Health.PASSING) -> Instance:

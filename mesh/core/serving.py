@@ -5,6 +5,10 @@ the app when the app can begin it, `reply` and `settled` end it. A request that 
 the caller's agent places.
 
 What has arrived has left its link's window: an app that begins nothing fills its own queue, and nobody else's way.
+
+A fan-out that comes to a young agent may be meant for apps that were its predecessor's and are not back yet. It is
+kept open for those that its sender counts, for ``resume_grace_s`` from the agent's start, and they get their part as
+they come. Of those that do not come nobody can say whether they had it from the predecessor: they are unknown.
 """
 
 from mesh.core import notes
@@ -58,6 +62,8 @@ class Serving:
             if handed.stage is not Stage.ENDED:
                 self._release(handed, now)
                 self._leave_queue(handed)
+        if self.state.gathering and not self._is_young(now):
+            self.gather_no_more(now)
 
     # A request comes in
 
@@ -128,18 +134,51 @@ class Serving:
         if limit is not None:
             self._give_back(handed, Status.OVERLOADED, f"{limit} is reached at {self.context.node}", limit, 0)
             return
-        if not pairs:
+        may_gather = len(pairs) < request.instances and self._is_young(now)
+        if not pairs and not may_gather:
             self._give_back(handed, Status.UNROUTABLE, f"{request.topic!r} is not served here", "", GONE_RETRY_MS)
             return
         self._keep(caller, handed, now)
+        if may_gather:
+            self.state.gathering[handed.id] = None
         for app, service in pairs:
-            is_full = service.full(self.options.inbox, handed.charged) is not None
-            handed.parts[app.session] = Stage.ENDED if is_full else Stage.QUEUED
-            handed.failed += is_full
+            self._add_part(handed, app, service)
         for app, service in pairs:
             if handed.parts[app.session] is Stage.QUEUED:
                 self._enqueue(app, service, handed, now)
         self._parts_ended(handed, now)
+
+    def _add_part(self, handed: Handed, app: App, service: Service) -> None:
+        is_full = service.full(self.options.inbox, handed.charged) is not None
+        handed.parts[app.session] = Stage.ENDED if is_full else Stage.QUEUED
+        handed.failed += is_full
+
+    def _is_young(self, now: float) -> bool:
+        """Whether apps of the agent before this one may still come back."""
+        return now - self.state.started_at < self.options.outbox.resume_grace_s and not self.state.draining
+
+    def joined(self, app: App, service: Service, now: float) -> None:
+        """An app serves a topic from now on: fan-outs that were kept open for it are its too."""
+        for id in list(self.state.gathering):
+            handed = self.state.inbox.find(id)
+            if handed is None or handed.stage is Stage.ENDED:
+                del self.state.gathering[id]
+                continue
+            request = handed.request
+            is_meant = (request.namespace, request.topic) == (app.namespace, service.topic)
+            if is_meant and request.server in ("", service.server) and app.session not in handed.parts:
+                self._add_part(handed, app, service)
+                if handed.parts[app.session] is Stage.QUEUED:
+                    self._enqueue(app, service, handed, now)
+                self._parts_ended(handed, now)
+
+    def gather_no_more(self, now: float) -> None:
+        """Who was to come back has, or is taken not to: fan-outs end with the parts that they have."""
+        gathering, self.state.gathering = self.state.gathering, {}
+        for id in gathering:
+            handed = self.state.inbox.find(id)
+            if handed is not None and handed.stage is not Stage.ENDED:
+                self._parts_ended(handed, now)
 
     def _enqueue(self, app: App, service: Service, handed: Handed, now: float) -> None:
         """Have a request wait its turn with an app, which may be at once."""
@@ -335,7 +374,8 @@ class Serving:
         self._parts_ended(handed, now)
 
     def _parts_ended(self, handed: Handed, now: float) -> None:
-        if all(stage is Stage.ENDED for stage in handed.parts.values()):
+        is_whole = len(handed.parts) >= handed.request.instances or handed.id not in self.state.gathering
+        if is_whole and all(stage is Stage.ENDED for stage in handed.parts.values()):
             asked = len(handed.parts)
             finished = asked - handed.failed - handed.unknown
             receipt = Receipt(*handed.id, asked, finished, handed.failed, handed.unknown)

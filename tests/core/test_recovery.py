@@ -646,13 +646,13 @@ def test_a_node_where_nobody_serves_any_more_counts_as_failed_in_a_fan_out() -> 
     apps = servers(world, "b", "c")
     apps[0].handle = echo
     caller = App(world, "a", 1)
-    world.run(3.0)
+    world.run(6.0)
     caller.fanout("orders")
-    world.run(4.0)
+    world.run(7.0)
     apps[1].close(dead=True)
-    world.run(4.2)
+    world.run(7.2)
     seq = caller.fanout("orders")
-    world.run(5.0)
+    world.run(8.0)
     assert (2, 1, 1, 0) == caller.receipt(seq)
     assert_mesh_quiescent(world)
 

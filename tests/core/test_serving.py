@@ -558,15 +558,15 @@ def test_a_fan_out_passes_over_apps_of_other_namespaces_and_servers_and_those_th
     other.serve("orders")
     App(world, "b", 13).serve("stock")
     caller = App(world, "a", 1)
-    leaving_has = caller.call("orders@b-11")
-    world.run(3.0)
+    leaving_has = caller.call("orders@b-11", timeout_s=30.0)
+    world.run(6.0)
     leaving.say(Unserve("orders", "b-11"))
-    world.run(3.0002)
+    world.run(6.0002)
     seqs = [caller.fanout("orders"), caller.fanout("orders@b-10")]
-    world.run(3.5)
+    world.run(6.5)
     app.release()
     leaving.release()
-    world.run(4.0)
+    world.run(7.0)
     assert [1, 1] == [caller.receipt(seq)[1] for seq in seqs]
     assert [] == other.asked
     assert isinstance(caller.end(leaving_has), Reply)
@@ -589,13 +589,104 @@ def test_a_fan_out_to_a_node_where_nobody_serves_is_given_back() -> None:
     world = fleet("ab")
     app = server(world)
     caller = App(world, "a", 1)
+    world.run(6.0)
     caller.call("orders")
-    world.run(2.0)
+    world.run(7.0)
     app.say(Unserve("orders", "b-10"))
-    world.run(2.0002)
+    world.run(7.0002)
     seq = caller.fanout("orders")
-    world.run(3.0)
+    world.run(8.0)
     assert (1, 0, 1, 0) == caller.receipt(seq)
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_fan_out_to_a_young_agent_is_kept_for_the_apps_of_the_one_before(is_back: bool) -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=2.0)))
+    apps = [server(world), server(world, 11), server(world, 12)]
+    caller = App(world, "a", 1)
+    world.run(6.0)
+    first = caller.fanout("orders", timeout_s=30.0)
+    world.run(6.5)
+    apps[0].handle = apps[1].handle = echo
+    world.kill("b")
+    world.start("b", options(outbox=OutboxOptions(resume_grace_s=2.0)))
+    second = caller.fanout("orders", timeout_s=30.0)
+    world.run(7.0)
+    App(world, "b", 20).serve("stock")
+    apps[0].come_back()
+    apps[0].serve("orders")
+    apps[0].serve("orders", workers=2)
+    world.run(7.5)
+    assert [] == caller.ends(first)
+    assert [] == caller.ends(second)
+    for app in apps[1:] if is_back else apps[1:2]:
+        app.come_back()
+        app.serve("orders")
+    world.run(7.8)
+    if is_back:
+        apps[2].release()
+        world.run(8.0)
+        assert [(3, 3, 0, 0)] * 2 == [caller.receipt(seq) for seq in (first, second)]
+    world.run(10.0)
+    assert [(3, 3, 0, 0) if is_back else (3, 2, 0, 1)] * 2 == [caller.receipt(seq) for seq in (first, second)]
+    assert {} == world.agents["b"].node.state.gathering
+
+
+def test_of_apps_that_do_not_come_back_to_a_young_agent_nobody_knows_what_became_of_a_fan_out() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=1.0)))
+    server(world)
+    caller = App(world, "a", 1)
+    world.run(6.0)
+    seqs = [caller.fanout("orders", timeout_s=30.0), caller.fanout("orders", timeout_s=1.2)]
+    world.run(6.5)
+    world.kill("b")
+    world.start("b", options(outbox=OutboxOptions(resume_grace_s=1.0)))
+    world.run(9.0)
+    assert [(1, 0, 0, 1)] * 2 == [caller.receipt(seq) for seq in seqs]
+    assert {} == world.agents["b"].node.state.gathering
+
+
+def test_what_was_kept_for_an_app_finds_its_queue_full_like_all_else() -> None:
+    young = NodeOptions(outbox=OutboxOptions(resume_grace_s=3.0), inbox=InboxOptions(queue_records=1))
+    world = fleet("ab", young)
+    app = server(world, prefetch=1)
+    caller = App(world, "a", 1)
+    world.run(6.0)
+    world.kill("b")
+    world.start("b", young)
+    seqs = [caller.fanout("orders", timeout_s=30.0) for _ in range(3)]
+    world.run(6.5)
+    app.come_back()
+    app.serve("orders", workers=1, prefetch=1)
+    world.run(7.0)
+    assert [[], [], [(1, 0, 1, 0)]] == [[caller.receipt(seq)] if caller.ends(seq) else [] for seq in seqs]
+    app.release()
+    world.run(8.0)
+    assert [(1, 1, 0, 0)] * 2 == [caller.receipt(seq) for seq in seqs[:2]]
+
+
+def test_a_fan_out_that_was_given_up_is_not_kept_for_those_that_come_back_to_a_young_agent() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=3.0)))
+    apps = [server(world), server(world, 11)]
+    caller = App(world, "a", 1)
+    world.run(6.0)
+    seqs = [caller.fanout("orders", timeout_s=30.0), caller.fanout("orders@b-10", timeout_s=30.0)]
+    world.run(6.5)
+    world.kill("b")
+    world.start("b", options(outbox=OutboxOptions(resume_grace_s=3.0)))
+    world.run(7.0)
+    caller.cancel(seqs[0])
+    world.run(7.5)
+    for app in apps:
+        app.asked.clear()
+        app.handle = echo
+        app.come_back()
+        app.serve("orders")
+    world.run(8.0)
+    assert [[seqs[1]], []] == [[request.seq for request in app.asked] for app in apps]
+    assert (1, 1, 0, 0) == caller.receipt(seqs[1])
+    world.run(12.0)
+    assert {} == world.agents["b"].node.state.gathering
 
 
 def test_a_fan_out_that_runs_beyond_its_time_is_forgotten_wherever_its_parts_are() -> None:
