@@ -275,6 +275,20 @@ class Calling(Struct):
             outcome.asked = sum(pending.targets.values())
         return [Ended(seq, outcome)]
 
+    def refused(self, text: str, limits: AppWelcome, session: int) -> list[Event]:
+        """No agent will take this app: end its calls, and what no agent has seen. What an agent may hold of the rest
+        waits for another until its time is over."""
+        events: list[Event] = []
+        for seq, pending in list(self.pending.items()):
+            if not pending.first_on:
+                status = Status.AGENT_UNAVAILABLE
+            elif pending.request.kind == Kind.CALL:
+                status = Status.INDETERMINATE
+            else:
+                continue
+            events += self.end(seq, Failure(limits.node, session, seq, int(status), text))
+        return events
+
     def cancel(self, seq: int, limits: AppWelcome, session: int) -> Cancel | None:
         """Give a request up without an outcome; return what to tell the agent, if it can know of it."""
         pending = self.pending.get(seq)

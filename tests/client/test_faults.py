@@ -200,6 +200,16 @@ def test_a_final_refusal_is_raised_by_connect(scene: Scene, reason: RefuseReason
         connecting.result(WITHIN_S)
 
 
+def test_a_call_ends_when_the_next_agent_refuses_its_app_for_good(scene: Scene) -> None:
+    client, conn = scene.connect()
+    call = client.call_async("topic", b"x", timeout_s=600.0)
+    conn.hear(Request)
+    scene.restart()
+    scene.agent.accept().say(Refuse(int(RefuseReason.FLEET), "of another fleet"))
+    with pytest.raises(mesh.Indeterminate, match="refused this app: of another fleet"):
+        call.result(WITHIN_S)
+
+
 def test_a_refusal_for_now_is_tried_again(scene: Scene) -> None:
     connecting = scene.begin(scene.shell.connect, scene.path)
     conn = scene.agent.accept()

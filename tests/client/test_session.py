@@ -275,6 +275,28 @@ def test_a_refusal_is_told_and_some_are_final(reason: RefuseReason) -> None:
     assert "refused: no" in agent.session.away()
 
 
+def test_a_final_refusal_ends_calls_and_what_no_agent_has_seen(agent: Agent) -> None:
+    written_call, written_cast = agent.ask(), agent.ask(Kind.CAST)
+    agent.heard()
+    agent.session.disconnected("gone", T0)
+    new_call, new_cast = agent.ask(), agent.ask(Kind.CAST)
+    agent.dial()
+    refused, lost, *ends = agent.say(Refuse(int(RefuseReason.FLEET), "of another fleet"))
+    assert [Refused, Lost] == [type(refused), type(lost)]
+    outcomes = {end.seq: end.outcome for end in ends if isinstance(end, Ended)}
+    assert {
+        written_call: Status.INDETERMINATE,
+        new_call: Status.AGENT_UNAVAILABLE,
+        new_cast: Status.AGENT_UNAVAILABLE,
+    } == {seq: outcome.status for seq, outcome in outcomes.items() if isinstance(outcome, Failure)}
+    assert {"the agent at its socket refused this app: of another fleet"} == {
+        outcome.text for outcome in outcomes.values() if isinstance(outcome, Failure)
+    }
+    agent.session.disconnected("refused", T0)
+    again = agent.connect()
+    assert [(written_cast, Flag.RESUMED)] == [(r.seq, r.flags) for r in again if isinstance(r, Request)]
+
+
 def test_a_refusal_without_text_names_its_reason() -> None:
     agent = Agent()
     agent.dial()
