@@ -15,7 +15,11 @@ from mesh.agent.supervisor import SupervisorOptions, supervise
 from mesh.config import Config, load
 from mesh.errors import ConfigError
 
-__all__ = ["main"]
+__all__ = ["main", "supervisor_options"]
+
+BACKOFF_MAX_S = 2.0
+BACKOFF_SHARE_MAX = 0.4
+"""The longest pause between reactors that fail, in seconds and of ``resume_grace_s``: peers and apps wait no longer."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         return Exit.CONFIGURATION
     logs.configure(logging.getLevelNamesMapping()[config.agent.log_level.upper()], config.agent.log_format)
     _limit_open_files(config.descriptors_needed)
-    return supervise(_options(config), partial(birth.run, config), logs.make_note(node=config.node_id))
+    return supervise(supervisor_options(config), partial(birth.run, config), logs.make_note(node=config.node_id))
 
 
 def _limit_open_files(needed: int) -> None:
@@ -42,7 +46,9 @@ def _limit_open_files(needed: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
-def _options(config: Config) -> SupervisorOptions:
+def supervisor_options(config: Config) -> SupervisorOptions:
+    """Return what the supervisor needs to know of a configuration."""
+    grace_s = config.node_options.outbox.resume_grace_s
     return SupervisorOptions(
         data_dir=config.data_dir,
         socket_path=config.socket_path,
@@ -51,4 +57,5 @@ def _options(config: Config) -> SupervisorOptions:
         link_port=config.link_port,
         http_address=(config.http_address.host, config.http_address.port) if config.http_address else None,
         watchdog_s=config.watchdog_s,
+        backoff_max_s=min(BACKOFF_MAX_S, BACKOFF_SHARE_MAX * grace_s),
     )

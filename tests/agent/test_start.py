@@ -1,7 +1,12 @@
-"""Where monkey patching happens: first in the agent's process, and nowhere else."""
+"""Where monkey patching happens: first in the agent's process, and nowhere else; and what the supervisor is told."""
 
 import ast
 from pathlib import Path
+
+import pytest
+
+from mesh.agent.start import supervisor_options
+from mesh.config import load
 
 MESH = Path(__file__).resolve().parents[2] / "mesh"
 
@@ -21,3 +26,12 @@ def test_nothing_else_in_the_project_patches() -> None:
         and ast.unparse(node.func).rpartition(".")[2].startswith(("patch_", "monkey_patch"))
     ]
     assert ["agent/__main__.py"] == patching
+
+
+@pytest.mark.parametrize(("grace_s", "backoff_s"), [(5.0, 2.0), (1.0, 0.4), (60.0, 2.0)])
+def test_reactors_that_fail_pause_no_longer_than_apps_and_peers_wait(
+    tmp_path: Path, grace_s: float, backoff_s: float
+) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(f'preset = "local"\n[agent]\ndata_dir = "{tmp_path}"\n[delivery]\nresume_grace_s = {grace_s}\n')
+    assert backoff_s == supervisor_options(load(file)).backoff_max_s
