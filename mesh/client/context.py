@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from mesh.client.api import Message
+from mesh.client.tracing import follower
 from mesh.errors import Expired
 
 __all__ = ["current", "handling", "inherited_headers", "inherited_timeout_s"]
@@ -21,10 +22,15 @@ def current() -> Message | None:
 
 @contextmanager
 def handling(message: Message) -> Iterator[None]:
-    """Have calls that are made inside inherit from this message."""
+    """Have calls that are made inside inherit from this message, and whoever follows it know."""
     token = _current.set(message)
+    following = follower()
     try:
-        yield
+        if following is None:
+            yield
+        else:
+            with following.handles(message):
+                yield
     finally:
         _current.reset(token)
 

@@ -31,6 +31,7 @@ from mesh.client.events import (
     ServingTold,
 )
 from mesh.client.session import Session
+from mesh.client.tracing import follower, tell_asked
 from mesh.client.unheard import Unheard
 from mesh.client.workers import Handler, Pools, Workers
 from mesh.core.records import Failure, Kind, Request
@@ -126,6 +127,24 @@ class Desk:
             kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits, monitor_s
         )
         waits = self._holds if until_held else self._ends
+        following = follower()
+        if following is None:
+            return self._queue(request, timeout_s, waits, target)
+        asked = following.asks(request, self.session.limits.node, self.session.id)
+        try:
+            begun = self._queue(request, timeout_s, waits, target)
+        except BaseException as error:
+            asked(error)
+            raise
+        if isinstance(target, Ticket):
+            target.asked = asked
+        else:
+            target.add_done_callback(functools.partial(tell_asked, asked))
+        return begun
+
+    def _queue(
+        self, request: Request, timeout_s: float, waits: dict[int, Ticket | Future[Any]], target: Ticket | Future[Any]
+    ) -> tuple[int, float]:
         engine = self.engine
         now = engine.now()
         deadline = now + timeout_s
@@ -151,7 +170,19 @@ class Desk:
                     return seq
 
     def outcome(self, ticket: Ticket, seq: int, until: float) -> Any:
-        """Write, wait, and return the outcome; a request that nobody waits for any more is given up."""
+        """Write, wait, and return the value; raises what it ended with otherwise. A request that nobody waits for any
+        more is given up."""
+        error: BaseException | None = None
+        try:
+            return value_of(self._outcome(ticket, seq, until))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if ticket.asked is not None:
+                ticket.asked(error)
+
+    def _outcome(self, ticket: Ticket, seq: int, until: float) -> Any:
         engine = self.engine
         try:
             engine.pump(patiently=True)

@@ -27,6 +27,7 @@ from mesh.client.connection import Phase
 from mesh.client.events import Event, Lost
 from mesh.client.session import Session
 from mesh.client.socketpath import trust
+from mesh.client.tracing import Asked
 from mesh.client.wire import FrameReader, frames
 from mesh.client.workers import Handler, Pool
 from mesh.errors import ProtocolError
@@ -51,13 +52,14 @@ _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 
 class Ticket:
-    """Something a thread waits for."""
+    """Something a thread waits for; ``asked``: who is told how it ended."""
 
-    __slots__ = ("done", "outcome", "wake")
+    __slots__ = ("asked", "done", "outcome", "wake")
 
     def __init__(self) -> None:
         self.done = False
         self.outcome: object = None
+        self.asked: Asked | None = None
         self.wake: threading.Lock | None = None
 
 

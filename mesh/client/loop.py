@@ -1,6 +1,7 @@
 """A session on an asyncio loop: who waits for what. A `Line` carries its bytes and knows the time."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ from mesh.client.events import (
 )
 from mesh.client.session import Session
 from mesh.client.tasks import Pool
+from mesh.client.tracing import follower, tell_asked
 from mesh.client.unheard import Unheard
 from mesh.core.records import Failure, Kind, Request
 from mesh.errors import AgentUnavailable, Indeterminate, OutcomeError, SessionClosed
@@ -171,8 +173,17 @@ class Engine:
     ) -> tuple[int, asyncio.Future[Outcome]]:
         """Queue a request; return its seq and the future of its outcome. Raises Overloaded."""
         now = self.now()
-        seq = self.session.submit(request, deadline - now, now)
+        following = follower()
+        asked = following.asks(request, self.session.limits.node, self.session.id) if following is not None else None
+        try:
+            seq = self.session.submit(request, deadline - now, now)
+        except BaseException as error:
+            if asked is not None:
+                asked(error)
+            raise
         future: asyncio.Future[Outcome] = self.loop.create_future()
+        if asked is not None:
+            future.add_done_callback(functools.partial(tell_asked, asked))
         waits[seq] = future
         self.flush_soon()
         return seq, future
@@ -196,8 +207,10 @@ class Engine:
 
     def give_up(self, seq: int) -> OutcomeError:
         """Cancel a request; return what to raise for it."""
-        self.ends.pop(seq, None)
-        self.holds.pop(seq, None)
+        for waits in (self.ends, self.holds):
+            future = waits.pop(seq, None)
+            if future is not None:
+                future.cancel()
         away = self.session.away()
         is_written = self.session.cancel(seq)
         self.flush_soon()

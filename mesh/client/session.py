@@ -190,7 +190,9 @@ class Session(Struct):
         self.connection.retry_after_s = min(BACKOFF_MAX_S * 10, refuse.retry_after_ms / 1000)
         events += [Refused(refuse.reason, reason, is_final), Lost(f"refused: {reason}")]
         if is_final:
-            events += self.calling.refused(f"the agent at {self.place} refused this app: {reason}", self.limits, self.id)
+            events += self.calling.refused(
+                f"the agent at {self.place} refused this app: {reason}", self.limits, self.id
+            )
 
     def _goodbye(self, goodbye: Goodbye, now: float, events: list[Event]) -> None:
         if self.leaving:

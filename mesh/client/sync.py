@@ -31,7 +31,6 @@ from mesh.client.api import (
     no_agent,
     refusal_of,
     until_of,
-    value_of,
 )
 from mesh.client.context import current
 from mesh.client.desk import Desk
@@ -159,7 +158,7 @@ class Client:
         ticket = Ticket()
         flags = flags_of(idempotent=idempotent, wait=wait, wait_for_room=wait_for_room)
         seq, deadline = desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, ticket, monitor_s=monitor_s)
-        return value_of(desk.outcome(ticket, seq, deadline))  # type: ignore[return-value]
+        return desk.outcome(ticket, seq, deadline)  # type: ignore[no-any-return]
 
     def call_async(
         self,
@@ -203,7 +202,7 @@ class Client:
         ticket = Ticket()
         flags = flags_of(confirm=confirm, once=once, durable=durable, wait=wait)
         seq, deadline = desk.submit(Kind.CAST, topic, body, ttl_s, headers, flags, ticket, until_held=not confirm)
-        value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, desk.engine.now(), confirm=confirm)))
+        desk.outcome(ticket, seq, until_of(deadline, timeout_s, desk.engine.now(), confirm=confirm))
         return MessageId(desk.session.limits.node, desk.session.id, seq)
 
     def cast_async(
@@ -254,7 +253,8 @@ class Client:
         ticket = Ticket()
         flags = flags_of(confirm=confirm)
         seq, deadline = desk.submit(Kind.FANOUT, topic, body, ttl_s, headers, flags, ticket, until_held=not confirm)
-        return value_of(desk.outcome(ticket, seq, until_of(deadline, timeout_s, desk.engine.now(), confirm=confirm)))  # type: ignore[return-value]
+        until = until_of(deadline, timeout_s, desk.engine.now(), confirm=confirm)
+        return desk.outcome(ticket, seq, until)  # type: ignore[no-any-return]
 
     def query(self, what: str, *, timeout_s: float = CALL_TIMEOUT_S, **arguments: str) -> Any:
         """Ask the agent about itself (``status``, ``links``, ``topics`` …); return what its JSON holds."""

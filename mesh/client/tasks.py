@@ -5,6 +5,7 @@ Every step that a handler takes is timed: one that keeps the loop from everythin
 
 import asyncio
 import collections
+import contextlib
 import inspect
 import logging
 import types
@@ -52,6 +53,8 @@ class Pool:
         self._host = host
         self._session = host.session
         self._handler = handler
+        # A call of a coroutine function runs nothing of it yet.
+        self._calling = contextlib.nullcontext if inspect.iscoroutinefunction(handler) else handling
         self._expose_tracebacks = expose_tracebacks
         self._backlog: collections.deque[Delivered] = collections.deque()
         self._running: dict[Id, tuple[Message, asyncio.Task[None] | None]] = {}
@@ -98,7 +101,7 @@ class Pool:
         self._running[id] = (message, None)
         began = monotonic()
         try:
-            with handling(message):
+            with self._calling(message):
                 result = self._handler(message)
         except Exception as error:  # noqa: BLE001 - whatever it is, its caller is told
             self._end(id, message, None, error)

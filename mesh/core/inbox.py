@@ -85,8 +85,8 @@ class Stage(enum.IntEnum):
 
 
 class Handed(Struct):
-    """One request of a remote or local caller, by its ``id``. ``charged``: the bytes it holds; ``parts``: for a fan-out, what each
-    serving session made of it, of which ``failed`` did and ``unknown`` were lost."""
+    """One request of a remote or local caller, by its ``id``. ``charged``: the bytes it holds; ``parts``: for a
+    fan-out, what each serving session made of it, of which ``failed`` did and ``unknown`` were lost."""
 
     request: Request
     expires: float

@@ -111,12 +111,12 @@ class Place(enum.IntEnum):
 
 
 class Entry(Struct):
-    """One request that has not ended, by its ``key``. ``charged``: the bytes it holds; ``number``: how many were admitted before it;
-    ``reached``: the incarnation it was sent to; ``asked``: targets that have not said what became of it, and the
-    incarnation that it had been sent to there; ``lost``: one that cannot say; ``targets``: the nodes that an earlier
-    agent chose for a fan-out; ``doubtful``: it was lost after it had left, and may have run; ``kept``: a cast for which
-    somebody was expected once, so that it waits until its time is over; ``seen_at``: when it last showed that it is
-    worked at, if it is watched, ``looked_at``: and when that was last asked."""
+    """One request that has not ended, by its ``key``. ``charged``: the bytes it holds; ``number``: how many were
+    admitted before it; ``reached``: the incarnation it was sent to; ``asked``: targets that have not said what became
+    of it, and the incarnation that it had been sent to there; ``lost``: one that cannot say; ``targets``: the nodes
+    that an earlier agent chose for a fan-out; ``doubtful``: it was lost after it had left, and may have run; ``kept``:
+    a cast for which somebody was expected once, so that it waits until its time is over; ``seen_at``: when it last
+    showed that it is worked at, if it is watched, ``looked_at``: and when that was last asked."""
 
     request: Request
     topic: TopicKey

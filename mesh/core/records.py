@@ -5,10 +5,9 @@ Bounds written here are constants of the protocol, checked in C while decoding. 
 answered record by record. A new field goes last, with a default; trailing fields that a decoder does not know are
 skipped. A new record gets a new tag and the minor it came with (``SINCE``), and is sent only to those who agreed on it.
 
-The calling **app**, the **agents** of the caller and of the server, and the serving **app** share these records. A
-`Request` goes caller → its agent → server's agent → serving app; a `Reply`, `Failure` or `Settled` comes back the same
-way. Agents fill in what the sender cannot be trusted with. Times are remaining milliseconds; clocks are never compared.
-Identity is ``(node, session, seq)`` of the caller.
+The calling app, its agent, the server's agent and the serving app share these records. A `Request` goes that way; a
+`Reply`, `Failure` or `Settled` comes back by it. Agents fill in what the sender cannot be trusted with. Times are
+remaining milliseconds; clocks are never compared. Identity is ``(node, session, seq)`` of the caller.
 """
 
 from typing import Annotated
@@ -273,11 +272,10 @@ class Request(_Wire, tag=32):
     """A call, a cast or a fan-out.
 
     From an app ``node``, ``session`` and ``namespace`` are empty: its agent fills them in. ``target`` is the serving
-    session that the caller's agent chose (0 in a fan-out: every instance of the node). ``floor``: every seq of this
-    session below it is settled. ``size`` above zero says that the body follows as chunks of ``stream``.
-    ``dispatch`` counts how often the caller's agent has sent it; the rest of the record does not change on a resend.
+    session that the caller's agent chose; 0 in a fan-out: every one of the node, of which ``instances`` are counted on.
+    ``floor``: every seq of this session below it is settled. ``size`` above zero: the body follows as chunks of
+    ``stream``. ``dispatch`` counts how often the caller's agent has sent it; the rest does not change on a resend.
     ``monitor_ms`` above zero: the call is lost when nothing shows for so long that the serving app is alive.
-    ``instances``: from agent to agent, how many apps of the node a fan-out is meant for.
     """
 
     kind: Annotated[int, Meta(ge=0, le=2)]

@@ -2,9 +2,7 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from playwright.sync_api import Page, expect
 from mesh.cli.wordcount import TALLY, WORDS
 from mesh.matchmaker.names import FLEET_DEFAULT, app_service, topic_service
 from mesh.types import TopicKey
-from tests.consul_server import ConsulServer
+from tests.consul_server import ConsulServer, free_port
 from tests.system.agents import until
 from tests.system.browser import chromium_page
 from tests.system.test_topology import Stage
@@ -26,33 +24,17 @@ SENDER = app_service(FLEET_DEFAULT, "", "sender")
 WORDS_SERVICE, TALLY_SERVICE = (topic_service(FLEET_DEFAULT, TopicKey("", topic)) for topic in (WORDS, TALLY))
 
 
-class _Dashboard(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(f"<title>dashboard</title>{self.path}".encode())
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+@pytest.fixture
+def page_port() -> int:
+    """Where an agent of the test will show its page."""
+    return free_port()
 
 
 @pytest.fixture
-def dashboard() -> Iterator[int]:
-    """Stands where a dashboard link leads to; its port."""
-    server = HTTPServer(("127.0.0.1", 0), _Dashboard)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def stage(tmp_path: Path, dashboard: int) -> Iterator[Stage]:
+def stage(tmp_path: Path, page_port: int) -> Iterator[Stage]:
     """A fleet at a development Consul, whose dashboard link is that of consul/dashboard.hcl on another port."""
     template = tmp_path / "dashboard.hcl"
-    template.write_text((ROOT / "consul/dashboard.hcl").read_text().replace("7442", str(dashboard)))
+    template.write_text((ROOT / "consul/dashboard.hcl").read_text().replace("7442", str(page_port)))
     with ConsulServer(tmp_path / "consul", base=[ROOT / "consul/dev/server.hcl", template]) as consul:
         made = Stage(consul, tmp_path)
         yield made
@@ -69,15 +51,18 @@ def shot(page: Page, pictures: Path, name: str) -> None:
     page.screenshot(path=str(pictures / f"{name}.png"))
 
 
-def test_an_operator_sees_services_who_calls_whom_and_what_is_broken(stage: Stage, pictures: Path) -> None:
-    a = stage.agent("anna", keeper=True, health={"app_silent_s": 2.0})
+def test_an_operator_sees_services_who_calls_whom_and_what_is_broken(
+    stage: Stage, page_port: int, pictures: Path
+) -> None:
+    page_at = {"http_listen": f"127.0.0.1:{page_port}"}
+    a = stage.agent("anna", keeper=True, health={"app_silent_s": 2.0}, http=page_at)
     b = stage.agent("bert", health={"app_silent_s": 2.0})
     tally = stage.program(b, "tally", serves=TALLY)
     stage.program(b, "words", serves=WORDS, calls=TALLY)
     stage.program(a, "sender", calls=WORDS)
     until(lambda: stage.ends(WORDS_SERVICE) == ({SENDER}, {TALLY_SERVICE}), "the edges are drawn")
     ui = f"{stage.consul.address}/ui/dc1/services"
-    with chromium_page(*SIZE) as page:
+    with chromium_page(viewport={"width": SIZE[0], "height": SIZE[1]}) as page:
         page.goto(ui)
         for service in ("heartmesh-agent", SENDER, WORDS_SERVICE, TALLY_SERVICE):
             expect(page.get_by_text(service, exact=True).first).to_be_visible()
@@ -99,8 +84,13 @@ def test_an_operator_sees_services_who_calls_whom_and_what_is_broken(stage: Stag
         assert str(link.get_attribute("href")).endswith(f"/?service={WORDS_SERVICE}")
         with page.context.expect_page() as opened:
             link.click()
-        expect(opened.value).to_have_title("dashboard")
-        expect(opened.value.get_by_text(f"/?service={WORDS_SERVICE}")).to_be_visible()
+        expect(opened.value).to_have_title("heartmesh")
+        # An agent asks the others only from when somebody looks, and the page asks it anew every two seconds.
+        expect(opened.value.get_by_role("button", name="agent bert: serving")).to_be_visible(timeout=20_000)
+        cell = opened.value.get_by_role("cell", name="words", exact=True)
+        words = opened.value.locator("#topics tr").filter(has=cell)
+        for side in ("sender@anna", "@bert"):
+            expect(words).to_contain_text(side)
 
         tally.send_signal(signal.SIGSTOP)
         page.goto(f"{ui}/{TALLY_SERVICE}/instances")
