@@ -451,7 +451,7 @@ def test_limits_are_counted_by_name_up_to_so_many_names(monkeypatch: pytest.Monk
         app.call("orders")
     app.call("orders", b"x" * (1 << 17))
     world.run(2.0)
-    assert {"rate_records_per_s": 2} == world.agents["a"].node.state.totals.limits
+    assert {"outstanding_records": 3} == world.agents["a"].node.state.totals.limits
 
 
 def test_durable_casts_are_held_to_the_rate_too() -> None:

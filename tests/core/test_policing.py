@@ -69,8 +69,8 @@ def test_the_servers_agent_asks_about_the_node_that_the_link_is_with() -> None:
 
 def test_groups_are_asked_where_they_are_known_and_users_are_passed_on() -> None:
     world = fleet("ab")
-    rules = {"ops": Rule("only", verbs=("call",), groups=("ops",)), "mallory": Rule("deny", users=("mallory",))}
-    obey(world, "ab", **rules)
+    ops, mallory = Rule("only", verbs=("call",), groups=("ops",)), Rule("deny", users=("mallory",))
+    obey(world, "ab", ops=ops, mallory=mallory)
     served(world, "b")
     apps = [
         App(world, "a", 1, user="ada", groups=("staff", "ops")),
