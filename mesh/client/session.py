@@ -194,7 +194,9 @@ class Session(Struct):
         told = Refused(refuse.reason, reason, is_final, refuse.limit, refuse.retry_after_ms / 1000)
         events += [told, Lost(f"refused: {reason}")]
         if is_final:
-            events += self.calling.refused(f"the agent at {self.place} refused this app: {reason}", self.limits, self.id)
+            events += self.calling.refused(
+                f"the agent at {self.place} refused this app: {reason}", self.limits, self.id
+            )
 
     def _goodbye(self, goodbye: Goodbye, now: float, events: list[Event]) -> None:
         if self.leaving:

@@ -34,6 +34,7 @@ class Obeying:
         for topic, view in self.state.directory.views.items():
             self.calling.policing.sweep(topic)
             if view.watched:
+                view.known = False  # whoever was left out of it may be in it: who finds nobody waits for the news
                 self.context.effects.append(Watch(topic, fresh=True))
         for topic in (*changed, *self.state.outbox.waiting):
             actions += self.calling.topic_changed(topic, now)

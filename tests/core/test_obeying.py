@@ -1,6 +1,6 @@
 """The policy changes while all goes on."""
 
-from mesh.core.policy import Rule
+from mesh.core.policy import PolicyOptions, Rule
 from mesh.core.records import Reply, Serving, Status, Unserve
 from tests.core.fabric import (
     App,
@@ -118,6 +118,19 @@ def test_instances_of_nodes_that_may_serve_no_more_are_sent_nothing_and_come_bac
     world.run(world.now + 0.5)
     assert (2, 6) == (len(one.asked), len(other.asked))
     assert [Reply] * 8 == [type(caller.end(seq)) for seq in (*first, *more, *last)]
+
+
+def test_whoever_calls_in_the_moment_that_somebody_is_let_serve_again_waits_for_the_news() -> None:
+    world = fleet("ab")
+    served(world, "b")
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    obey(world, "a", no=NO_ORDERS)
+    agent = world.agents["a"]
+    world.turn(agent, lambda: agent.node.obey(PolicyOptions(), agent.time()))
+    seq = caller.call("orders")
+    world.run(world.now + 0.5)
+    assert isinstance(caller.end(seq), Reply)
 
 
 def test_the_same_rules_again_change_nothing() -> None:
