@@ -27,6 +27,9 @@ __all__ = ["AppEvents", "Apps", "AppsOptions"]
 READ_BYTES = 256 << 10
 """Bytes read from one app before others have their turn."""
 
+SLICE_S = 0.002
+"""How long what was read from one app is worked at before others have their turn; a batch is always finished."""
+
 ACCEPTS_PER_TURN = 64
 """Connections accepted before others have their turn."""
 
@@ -83,6 +86,8 @@ class _Connection:
         self.cut_off = False
         self.dead = False
         self.is_new = True
+        self.turn: Any = None
+        self.is_held = False
 
 
 class Apps:
@@ -169,7 +174,7 @@ class Apps:
     # In
 
     def _read(self, connection: _Connection) -> None:
-        if connection.conn not in self.connections:
+        if connection.conn not in self.connections or connection.is_held:
             return
         try:
             count = connection.sock.recv_into(self.buffer)
@@ -193,8 +198,9 @@ class Apps:
             self.loop.run_callback(self._read, connection)
 
     def _frames(self, connection: _Connection, view: memoryview) -> None:
-        """Give out the whole frames, and keep the rest."""
+        """Give out the whole frames, and keep the rest: what is not whole, and what others must not wait for."""
         start, end = 0, len(view)
+        until = self.clock() + SLICE_S
         while True:
             due = 4
             if end - start >= 4:
@@ -211,8 +217,31 @@ class Apps:
                 frame = self._look(connection, frame)
             self.events.data(connection.conn, frame)
             start += due
+            if start < end and self.clock() >= until:
+                due = 4
+                self._hold(connection)
+                break
         connection.due = due
         connection.partial = bytearray(view[start:])
+
+    def _hold(self, connection: _Connection) -> None:
+        """Read no more of a connection until others have had their turn."""
+        connection.is_held = True
+        connection.reader.stop()
+        if connection.turn is None:
+            connection.turn = self.loop.timer(0.0)
+        connection.turn.start(self._go_on, connection)
+
+    def _go_on(self, connection: _Connection) -> None:
+        """It is this connection's turn again."""
+        connection.is_held = False
+        if connection.closing:
+            return
+        connection.reader.start(self._read, connection)
+        whole, connection.partial = connection.partial, bytearray()
+        self._frames(connection, memoryview(whole))
+        if connection.dead:
+            self.loop.run_callback(self._read, connection)
 
     def _look(self, connection: _Connection, frame: memoryview) -> memoryview:
         """Tell whom the token in a first frame names, and return the frame without it: nobody else need know it."""
@@ -338,6 +367,9 @@ class Apps:
         self.people.left(connection.conn)
         self.leaving.pop(connection, None)
         self._stop_writing(connection)
+        if connection.turn is not None:
+            connection.turn.stop()
+            connection.turn.close()
         connection.reader.stop()
         connection.reader.close()
         connection.sock.close()

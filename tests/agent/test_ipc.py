@@ -15,8 +15,9 @@ from typing import Any
 import gevent
 import gevent.event
 import pytest
+from msgspec import structs
 
-from mesh.agent.ipc import FAREWELL_S, AppEvents, Apps, AppsOptions
+from mesh.agent.ipc import FAREWELL_S, SLICE_S, AppEvents, Apps, AppsOptions
 from mesh.agent.listeners import AppListener
 from mesh.agent.people import People, Person
 from mesh.core.codec import FRAME_BYTES_MAX, decode, encode
@@ -309,6 +310,64 @@ print("here", flush=True)
 sys.stdin.readline()
 app.sendall(struct.pack("<I", 4) + b"last") if sys.argv[2] != "closes" else None
 """
+
+
+def test_an_app_that_has_much_to_say_is_heard_in_turns_and_whole(host: Host) -> None:
+    """Each frame of the one takes longer than a slice; the clock is the test's."""
+    heard: list[int] = []
+
+    with host.joined() as busy, host.joined() as other:
+
+        def data(conn: int, view: memoryview) -> None:
+            heard.append(conn)
+            host.now += SLICE_S if conn == 1 else 0.0
+            if len(heard) == 10:
+                other.send(framed(b"y"))
+
+        host.apps.events = structs.replace(host.apps.events, data=data)
+        busy.send(framed(b"x" * 10) * 100)
+        until(lambda: 2 in heard, "the other is heard")
+        assert heard.index(2) < 15
+        busy.close()
+        until(lambda: 1 in host.closed, "its end is seen after all it said")
+        assert 100 == heard.count(1)
+
+
+def test_what_a_dead_app_had_said_is_heard_whole_in_its_turns(host: Host) -> None:
+    heard: list[bytes] = []
+
+    def data(conn: int, view: memoryview) -> None:
+        heard.append(bytes(view))
+        host.now += SLICE_S
+
+    host.apps.events = structs.replace(host.apps.events, data=data)
+    program = (
+        "import socket, struct, sys; app = socket.socket(socket.AF_UNIX); app.connect(sys.argv[1]); "
+        "app.sendall((struct.pack('<I', 4) + b'word') * 200)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(host.path)], check=True)
+    until(lambda: host.died, "its death is told")
+    assert [b"word"] * 200 == heard
+
+
+def test_a_connection_that_is_closed_between_its_turns_is_heard_no_more(host: Host) -> None:
+    heard: list[int] = []
+
+    def data(conn: int, view: memoryview) -> None:
+        heard.append(conn)
+        host.now += SLICE_S
+        if len(heard) == 3:
+            host.apps.send(conn, b"x" * 900_000)
+            host.apps.close(conn)
+
+    host.apps.events = structs.replace(host.apps.events, data=data)
+    with host.joined() as app:
+        app.send(framed(b"x") * 100)
+        until(lambda: len(heard) >= 3, "it is heard")
+        gevent.sleep(0.05)
+        assert 3 == len(heard)
+        assert 900_004 == len(read(app, 900_004))
+        until(lambda: host.closed, "it is closed")
 
 
 @pytest.mark.parametrize("how", ["ends", "closes", "child"])
