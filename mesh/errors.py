@@ -122,7 +122,12 @@ class Overloaded(OutcomeError):
 
 
 class Rejected(OutcomeError):
-    """Refused for what it is; sending it again unchanged ends the same way."""
+    """Refused for what it is; sending it again unchanged ends the same way. ``rule``: of the policy, if one is against
+    it."""
+
+    def __init__(self, text: str, *, rule: str = "", where: str = "", message_id: MessageId | None = None) -> None:
+        self.rule = rule
+        super().__init__(text, where=where, message_id=message_id)
 
 
 class Expired(OutcomeError, TimeoutError):

@@ -19,6 +19,7 @@ STATUS = {
     "apps": [],
     "outstanding": 0,
     "remembered": 0,
+    "policy": {"refused": {}},
     "totals": {
         **dict.fromkeys(("calls", "casts", "fanouts", "served", "casts_failed", "poisoned"), 0),
         "outcomes": {},

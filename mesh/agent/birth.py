@@ -19,7 +19,7 @@ def run(config: Config, inherited: Inherited) -> int:
     """Be a reactor: return the exit status, see `exits`."""
     note = logs.make_note(node=config.node_id)
     try:
-        keys = config.load_keys(time.time())
+        keys, tokens = config.load_keys(time.time()), config.load_tokens()
         matchmaker, board = config.make_matchmaker(), config.make_topology()
     except (ConfigError, MatchmakerError) as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.UNAVAILABLE), why=str(error))
@@ -29,4 +29,4 @@ def run(config: Config, inherited: Inherited) -> int:
     except ValueError as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.CONFIGURATION), why=str(error))
         return Exit.CONFIGURATION
-    return Reactor(config, keys, inherited, matchmaker, board, note).run(token)
+    return Reactor(config, keys, tokens, inherited, matchmaker, board, note).run(token)

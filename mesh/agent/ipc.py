@@ -17,14 +17,18 @@ import gevent
 from gevent import get_hub
 from msgspec import Struct
 
+from mesh.agent.people import People, Person, peer_of
 from mesh.agent.unpatched import Socket
 from mesh.core.codec import FRAME_BYTES_MAX
-from mesh.core.session import Credentials
+from mesh.core.session import Credentials, Named
 
 __all__ = ["AppEvents", "Apps", "AppsOptions"]
 
 READ_BYTES = 256 << 10
 """Bytes read from one app before others have their turn."""
+
+SLICE_S = 0.002
+"""How long what was read from one app is worked at before others have their turn; a batch is always finished."""
 
 ACCEPTS_PER_TURN = 64
 """Connections accepted before others have their turn."""
@@ -33,7 +37,6 @@ FAREWELL_S = 1.0
 """How long a connection that is being closed waits for its app to read what it was told."""
 
 _LENGTH = struct.Struct("<I")
-_UCRED = struct.Struct("3i")
 
 
 class AppsOptions(Struct, frozen=True):
@@ -47,11 +50,13 @@ class AppsOptions(Struct, frozen=True):
 class AppEvents(Struct, frozen=True):
     """Whom to tell: of a connection (returns its number), a frame, bytes that are none, an end, a death.
 
+    ``named``: whom the token in the frame that comes next names.
     ``closed`` returns the session that was there, if it may come back. ``took``: the socket has taken what it was given
     before it was asked to confirm this number. ``full``: why nobody is accepted for a while.
     """
 
     connected: Callable[[Credentials], int]
+    named: Callable[[int, Named], None]
     data: Callable[[int, memoryview], None]
     malformed: Callable[[int, str], None]
     closed: Callable[[int], int | None]
@@ -80,15 +85,25 @@ class _Connection:
         self.closing = False
         self.cut_off = False
         self.dead = False
+        self.is_new = True
+        self.turn: Any = None
+        self.is_held = False
 
 
 class Apps:
-    """All connections of local apps of one reactor. ``mourned``: those that ended while their process lives."""
+    """All connections of local apps of one reactor. ``unnamed``: those whose users' names are being looked up;
+    ``mourned``: those that ended while their process lives."""
 
     def __init__(
-        self, listener: socket.socket, events: AppEvents, options: AppsOptions, clock: Callable[[], float]
+        self,
+        listener: socket.socket,
+        people: People,
+        events: AppEvents,
+        options: AppsOptions,
+        clock: Callable[[], float],
     ) -> None:
         self.listener = listener
+        self.people = people
         self.events = events
         self.options = options
         self.clock = clock
@@ -96,6 +111,7 @@ class Apps:
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.connections: dict[int, _Connection] = {}
         self.leaving: dict[_Connection, None] = {}
+        self.unnamed: dict[_Connection, None] = {}
         self.mourned: dict[_Connection, None] = {}
         self.accepting = True
         self.acceptor = self.loop.io(listener.fileno(), 1)
@@ -103,7 +119,7 @@ class Apps:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            if len(self.connections) >= self.options.connections_max:
+            if len(self.connections) + len(self.unnamed) >= self.options.connections_max:
                 self._pause(f"app_connections_max: {self.options.connections_max} apps are connected")
                 return
             try:
@@ -123,17 +139,31 @@ class Apps:
 
     def _begin(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        connection = _Connection(sock)
+        connection, person = _Connection(sock), peer_of(sock)
         try:
-            connection.pidfd = os.pidfd_open(pid) if pid > 0 else -1
+            connection.pidfd = os.pidfd_open(person.pid) if person.pid > 0 else -1
         except ProcessLookupError:
             connection.dead = True
         except OSError:
             connection.pidfd = -1
-        connection.conn = self.events.connected(Credentials(uid, pid))
+        credentials = self.people.known(person)
+        if credentials is not None:
+            self._join(connection, credentials)
+        else:
+            self.unnamed[connection] = None
+            gevent.spawn(self._name, connection, person)
+
+    def _name(self, connection: _Connection, person: Person) -> None:
+        """Let a connection in once it is known what its user is called."""
+        credentials = self.people.known(person) or self.people.look_up(person)
+        if connection in self.unnamed:
+            del self.unnamed[connection]
+            self._join(connection, credentials)
+
+    def _join(self, connection: _Connection, credentials: Credentials) -> None:
+        connection.conn = self.events.connected(credentials)
         self.connections[connection.conn] = connection
-        connection.reader = self.loop.io(sock.fileno(), 1)
+        connection.reader = self.loop.io(connection.sock.fileno(), 1)
         connection.reader.start(self._read, connection)
         if connection.pidfd >= 0:
             connection.mourner = self.loop.io(connection.pidfd, 1)
@@ -144,7 +174,7 @@ class Apps:
     # In
 
     def _read(self, connection: _Connection) -> None:
-        if connection.conn not in self.connections:
+        if connection.conn not in self.connections or connection.is_held:
             return
         try:
             count = connection.sock.recv_into(self.buffer)
@@ -168,8 +198,9 @@ class Apps:
             self.loop.run_callback(self._read, connection)
 
     def _frames(self, connection: _Connection, view: memoryview) -> None:
-        """Give out the whole frames, and keep the rest."""
+        """Give out the whole frames, and keep the rest: what is not whole, and what others must not wait for."""
         start, end = 0, len(view)
+        until = self.clock() + SLICE_S
         while True:
             due = 4
             if end - start >= 4:
@@ -181,10 +212,46 @@ class Apps:
                 due += length
             if end - start < due:
                 break
-            self.events.data(connection.conn, view[start + 4 : start + due])
+            frame = view[start + 4 : start + due]
+            if connection.is_new:
+                frame = self._look(connection, frame)
+            self.events.data(connection.conn, frame)
             start += due
+            if start < end and self.clock() >= until:
+                due = 4
+                self._hold(connection)
+                break
         connection.due = due
         connection.partial = bytearray(view[start:])
+
+    def _hold(self, connection: _Connection) -> None:
+        """Read no more of a connection until others have had their turn."""
+        connection.is_held = True
+        connection.reader.stop()
+        if connection.turn is None:
+            connection.turn = self.loop.timer(0.0)
+        connection.turn.start(self._go_on, connection)
+
+    def _go_on(self, connection: _Connection) -> None:
+        """It is this connection's turn again."""
+        connection.is_held = False
+        if connection.closing:
+            return
+        connection.reader.start(self._read, connection)
+        whole, connection.partial = connection.partial, bytearray()
+        self._frames(connection, memoryview(whole))
+        if connection.dead:
+            self.loop.run_callback(self._read, connection)
+
+    def _look(self, connection: _Connection, frame: memoryview) -> memoryview:
+        """Tell whom the token in a first frame names, and return the frame without it: nobody else need know it."""
+        connection.is_new = False
+        found = self.people.look(connection.conn, frame)
+        if found is None:
+            return frame
+        named, bare = found
+        self.events.named(connection.conn, named)
+        return memoryview(bare)
 
     def _process_ended(self, connection: _Connection) -> None:
         """An app's process is dead: read what it had written, then tell; or tell, if its connection is gone already."""
@@ -297,8 +364,12 @@ class Apps:
     def _close(self, connection: _Connection) -> None:
         """Let go of a connection's socket."""
         del self.connections[connection.conn]
+        self.people.left(connection.conn)
         self.leaving.pop(connection, None)
         self._stop_writing(connection)
+        if connection.turn is not None:
+            connection.turn.stop()
+            connection.turn.close()
         connection.reader.stop()
         connection.reader.close()
         connection.sock.close()
@@ -331,3 +402,8 @@ class Apps:
             self._forget_process(connection)
         for connection in list(self.mourned):
             self._forget_process(connection)
+        for connection in list(self.unnamed):
+            del self.unnamed[connection]
+            connection.sock.close()
+            if connection.pidfd >= 0:
+                os.close(connection.pidfd)

@@ -1,6 +1,6 @@
 """What Prometheus is told: made when it asks, from the same reports that `mesh status` shows; nothing is counted twice.
 
-Labels are bounded: topics and peers beyond `LABELS_MAX` are summed up as ``other``.
+Labels are bounded: topics, peers and rules beyond `LABELS_MAX` are summed up as ``other``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ from mesh.core.records import Status
 __all__ = ["CONTENT_TYPE_LATEST", "LABELS_MAX", "expose", "families"]
 
 LABELS_MAX = 50
-"""Topics, or peers, that have a label of their own."""
+"""Topics, peers, or rules, that have a label of their own."""
 
 OTHER = "other"
 
@@ -56,7 +56,10 @@ def families(
     yield _gauge("limit_used", "How much of a limit is used; by the option that sets it.", ("limit",), used)
     yield _gauge("limit_max", "The limit itself.", ("limit",), most)
     refused = [((name,), count) for name, count in sorted(status["totals"]["limits"].items())]
-    yield _counter("limit_refusals", "Requests that were refused because a limit was reached.", ("limit",), refused)
+    yield _counter("limit_refusals", "What was refused because a limit was reached.", ("limit",), refused)
+    denied: list[Sample] = [((name,), count) for name, count in sorted(status["policy"]["refused"].items())]
+    text = "What the policy refused; by the rule that was against it."
+    yield _counter("policy_refusals", text, ("rule",), _summed(denied))
 
 
 def _agent(status: Report) -> Iterator[Metric]:
@@ -122,6 +125,13 @@ def _topics(topics: list[Report]) -> Iterator[Metric]:
         if len(busiest) > LABELS_MAX:
             rows.append((("", OTHER), sum(value(row) for row in busiest[LABELS_MAX:])))
         yield _gauge(name, text, labels, rows)
+
+
+def _summed(samples: list[Sample]) -> list[Sample]:
+    """Return the greatest of samples with one label by their names, the others summed up."""
+    ranked = sorted(samples, key=lambda sample: -sample[1])
+    rest = [((OTHER,), sum(value for _, value in ranked[LABELS_MAX:]))] if len(ranked) > LABELS_MAX else []
+    return [*ranked[:LABELS_MAX], *rest]
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], samples: Iterable[Sample]) -> Metric:

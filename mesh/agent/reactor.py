@@ -31,10 +31,12 @@ from mesh.agent.incarnation import raise_incarnation
 from mesh.agent.ipc import AppEvents, Apps, AppsOptions
 from mesh.agent.links import LinkEvents, Links, LinksOptions
 from mesh.agent.pages import Pages
+from mesh.agent.people import People
 from mesh.agent.poison import Poison
 from mesh.agent.process import READY, pulse
 from mesh.agent.recorder import Recorder
 from mesh.agent.reloading import Reloading
+from mesh.agent.ruling import Ruling
 from mesh.agent.spooler import Spooler
 from mesh.agent.supervisor import Inherited
 from mesh.agent.threads import in_place, in_thread
@@ -64,11 +66,13 @@ from mesh.core.effects import (
 )
 from mesh.core.health import agent_health
 from mesh.core.identity import Identity, Proof
-from mesh.core.ledger import Word
 from mesh.core.node import Node
+from mesh.core.policy import PolicyOptions
 from mesh.core.report import vitals
+from mesh.core.session import Credentials
 from mesh.matchmaker.base import Matchmaker
 from mesh.security.store import NodeKeys
+from mesh.security.tokens import Tokens
 from mesh.types import Endpoint
 
 __all__ = ["REACTOR_STOPS", "Reactor"]
@@ -93,6 +97,7 @@ class Reactor:
         self,
         config: Config,
         keys: NodeKeys | None,
+        tokens: Tokens,
         inherited: Inherited,
         matchmaker: Matchmaker,
         board: Board | None,
@@ -116,13 +121,16 @@ class Reactor:
         self.node.facts["refused"] = []
         self.refusals: deque[dict[str, object]] = deque(maxlen=REFUSALS_MAX)
         self.guard = self._make_guard(keys)
-        self.reloading = Reloading({"keys": self.guard.read} if self.guard is not None else {}, in_thread, note)
+        people = People(tokens)
+        readers = {"keys": self.guard.read} if self.guard is not None else {}
+        self.reloading = Reloading(readers | {"policy": Ruling(config, people, self._change).read}, in_thread, note)
         self.links = self._make_links(keys)
         self.apps = Apps(
             inherited.app_listener,
+            people,
             AppEvents(
-                *(self._app_connected, self._app_data, self._app_malformed, self._app_closed),
-                *(self._app_died, self._app_took, self._apps_full),
+                *(self._app_connected, self._teller(self.node.app_named), self._app_data, self._app_malformed),
+                *(self._app_closed, self._teller(self.node.app_died), self._app_took, self._apps_full),
             ),
             AppsOptions(
                 connections_max=config.agent.app_connections_max,
@@ -146,7 +154,7 @@ class Reactor:
             Unwatch: lambda effect: self.watcher.unwatch(effect.topic),
             Register: lambda effect: self.watcher.register(effect.instance),
             Claim: lambda _: self.watcher.claim(),
-            FindAgents: lambda _: self.watcher.find_agents(self._agents),
+            FindAgents: lambda _: self.watcher.find_agents(self._teller(self.node.agents)),
             Renew: lambda effect: self.watcher.renew(effect.instance, effect.health, effect.text),
             Withdraw: lambda effect: self.watcher.withdraw(effect.instance),
             Spool: self._spool,
@@ -163,8 +171,8 @@ class Reactor:
             self.config.watcher_options,
             self.inherited.data_dir,
             in_thread if self.config.matchmaker_kind == "sqlite" else in_place,
-            self._snapshot,
-            self._namesakes,
+            self._teller(self.node.snapshot),
+            self._teller(self.node.namesakes),
             self.note,
         )
 
@@ -196,7 +204,7 @@ class Reactor:
 
     def _make_spooler(self) -> Spooler | None:
         spool = self.config.make_spool(self.inherited.data_dir)
-        return Spooler(spool, in_thread, self._spooled) if spool is not None else None
+        return Spooler(spool, in_thread, self._teller(self.node.spooled)) if spool is not None else None
 
     def _make_http(self, token: str) -> HttpServer | None:
         listener, options = self.inherited.http_listener, self.config.http
@@ -214,6 +222,7 @@ class Reactor:
         reload.start(lambda: gevent.spawn(self.reloading.reload))
         if self.guard is not None:
             self._trust(self.guard.keys)
+        self.node.obey(self.config.policy, self.clock())
         for session in self._poison().shut_out():
             self.node.shut_out(session, self.clock())
         self.watcher.start()
@@ -286,8 +295,19 @@ class Reactor:
 
     # What comes in
 
-    def _app_connected(self, credentials: Any) -> int:
-        return self.node.app_connected(credentials, self.clock())
+    def _teller(self, entry: Callable[..., None]) -> Callable[..., None]:
+        """Return what tells the node something by one of its entries, now, and has what it says to that written."""
+
+        def tell(*arguments: Any) -> None:
+            entry(*arguments, self.clock())
+            self._flush_soon()
+
+        return tell
+
+    def _app_connected(self, credentials: Credentials) -> int:
+        conn = self.node.app_connected(credentials, self.clock())
+        self._flush_soon()
+        return conn
 
     def _app_data(self, conn: int, data: Any) -> None:
         try:
@@ -311,10 +331,6 @@ class Reactor:
         self.node.app_closed(conn, self.clock(), dead=False)
         self._flush_soon()
         return session
-
-    def _app_died(self, session: int) -> None:
-        self.node.app_died(session, self.clock())
-        self._flush_soon()
 
     def _app_took(self, conn: int, number: int) -> None:
         self.node.app_took(conn, number, self.clock())
@@ -359,22 +375,6 @@ class Reactor:
         """Keep, for the status, who was turned away or did not get through a handshake."""
         self.refusals.append({"at": round(time.time(), 3), "peer": peer, "address": address, "why": why})
         self.node.facts["refused"] = list(self.refusals)
-
-    def _snapshot(self, snapshot: Any) -> None:
-        self.node.snapshot(snapshot, self.clock())
-        self._flush_soon()
-
-    def _namesakes(self, entries: Any) -> None:
-        self.node.namesakes(entries, self.clock())
-        self._flush_soon()
-
-    def _spooled(self, word: Word) -> None:
-        self.node.spooled(word, self.clock())
-        self._flush_soon()
-
-    def _agents(self, found: Any) -> None:
-        self.node.agents(found, self.clock())
-        self._flush_soon()
 
     def _tick(self) -> None:
         self.armed_for = 0.0
@@ -457,6 +457,13 @@ class Reactor:
         if self.links.zap is not None:
             self.links.zap.revoked = frozenset(revoked)
         self.node.trust(keys.shown, revoked, self.clock())
+        self._flush_soon()
+
+    def _change(self, policy: PolicyOptions, dropped: list[int]) -> None:
+        """Let apps and peers do what these rules let them, but those whose token names nobody any more."""
+        for conn in dropped:
+            self.apps.close(conn)
+        self.node.obey(policy, self.clock())
         self._flush_soon()
 
     def _restart(self, why: str) -> None:

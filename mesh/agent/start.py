@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = load(told.config)
         config.load_keys(time.time())
+        config.load_tokens()
     except ConfigError as error:
         sys.stderr.write(f"mesh agent: {error}\n")
         return Exit.CONFIGURATION

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from mesh.cli.exits import Exit
 from mesh.cli.options import config_option, json_option
@@ -54,7 +55,7 @@ def show(path: Path | None, as_json: bool) -> None:
     rows = explain(load(path))
     if as_json:
         listed = [{"section": r.section, "option": r.key, "value": r.value, "origin": r.origin} for r in rows]
-        click.echo(json.dumps(listed, indent=2))
+        click.echo(json.dumps(msgspec.to_builtins(listed), indent=2))
         return
     from rich.markup import escape
 
@@ -80,6 +81,8 @@ def reference() -> None:
 
 def _as_toml(value: Any) -> str:
     """Return a value as it would be written in a file."""
+    if isinstance(value, msgspec.Struct):
+        value = {name: inner for name, inner in msgspec.to_builtins(value).items() if inner}
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_as_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
     if isinstance(value, tuple | list):

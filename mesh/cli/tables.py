@@ -149,6 +149,8 @@ def status_view(status: Report) -> RenderableType:
         ("messages", f"{status['outstanding']} outstanding, {status['waiting']} waiting"),
         ("so far", ", ".join(f"{totals[kind]} {kind}" for kind in ("calls", "casts", "fanouts", "served"))),
     ]
+    if status["policy"]["rules"] or status["policy"]["default"] != "allow":
+        lines.append(("policy", _policy(status["policy"])))
     if status["spool"]["state"] != "none":
         lines.append(("spool", _spool(status["spool"])))
     if status.get("pid"):
@@ -199,6 +201,14 @@ def _security(facts: Report) -> str:
         return "[yellow]links are neither encrypted nor proven[/]: curve is off"
     revoked = f"{facts['revoked']} keys revoked by list {facts['revocations']}"
     return f"CURVE, key {escape(facts['key'])}…, certificate until {facts['valid_until']}, {revoked}"
+
+
+def _policy(facts: Report) -> str:
+    """Return how many rules there are, and what they refused, most first."""
+    most = sorted(facts["refused"].items(), key=lambda item: -item[1])
+    told = [f"{escape(rule)} refused {count}" for rule, count in most[:REFUSED_SHOWN]]
+    more = [f"{len(most) - REFUSED_SHOWN} more"] if len(most) > REFUSED_SHOWN else []
+    return f"{facts['rules']} rules, default {facts['default']}; {', '.join(told + more) or 'nothing was refused'}"
 
 
 def _refused(facts: Report) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, overload
 
 import msgspec
 
-from mesh.client import socketpath
+from mesh.client import credential, socketpath
 from mesh.client.api import (
     CALL_TIMEOUT_S,
     CAST_TTL_S,
@@ -26,7 +26,7 @@ from mesh.client.api import (
     default_server,
     flags_of,
     new_session,
-    no_agent,
+    no_welcome,
     refusal_of,
     until_of,
     value_of,
@@ -50,14 +50,15 @@ async def connect(
     namespace: str = "",
     fleet: str = "",
     socket: str | os.PathLike[str] | None = None,
+    token_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     wait_for_room: bool = True,
 ) -> "Client":
     """Connect to the agent of this machine, as `mesh.connect` does; the client lives in this event loop."""
     check_name("topic", app)
     check_name("namespace", namespace)
-    paths = socketpath.candidates(socket)
-    session = new_session(app, namespace, fleet, " or ".join(paths))
+    paths, token = socketpath.candidates(socket), credential.named_file(token_file)
+    session = new_session(app, namespace, fleet, " or ".join(paths), token)
     client = Client(Engine(session, lambda session, after: Stream(session, paths, after)), wait_for_room=wait_for_room)
     await client.await_welcome(connect_timeout_s)
     return client
@@ -88,7 +89,7 @@ class Client:
                 return
             if engine.refused is not None and engine.refused.final:
                 raise refusal_of(engine.refused.reason, engine.refused.text)
-            raise no_agent(engine.session.away(), timeout_s)
+            raise no_welcome(engine.session.away(), engine.refused, timeout_s)
         except BaseException:
             engine.stop()
             raise
@@ -334,7 +335,7 @@ class Client:
         if not came:
             raise AgentUnavailable(session.away() or f"the agent did not answer within {timeout_s} s")
         engine.pools.pop(topic, None)
-        raise Rejected(engine.told[topic].text, where=self.node)
+        raise Rejected(engine.told[topic].text, rule=engine.told[topic].rule, where=self.node)
 
     async def served(self) -> None:
         """Return when the agent has agreed to everything that was decorated; raises what it did not agree to."""

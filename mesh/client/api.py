@@ -16,7 +16,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from mesh.client.connection import Connection
-from mesh.client.events import Aimed, Outcome
+from mesh.client.events import Aimed, Outcome, Refused
 from mesh.client.session import Session
 from mesh.core import records
 from mesh.core.records import AppWelcome, Failure, Flag, Kind, RefuseReason, Request, Status
@@ -58,6 +58,7 @@ __all__ = [
     "message_of",
     "new_session",
     "no_agent",
+    "no_welcome",
     "receipt_of",
     "refusal_of",
     "reply_of",
@@ -229,10 +230,10 @@ def flags_of(
     )
 
 
-def new_session(app: str, namespace: str, fleet: str, place: str) -> Session:
+def new_session(app: str, namespace: str, fleet: str, place: str, token_file: str = "") -> Session:
     """Return a session with an identity of its own."""
     id = secrets.randbits(62) + 1
-    return Session(id, app, namespace, fleet, place, connection=Connection(secrets.randbits(64)))
+    return Session(id, app, namespace, fleet, place, token_file, connection=Connection(secrets.randbits(64)))
 
 
 def default_server(node: str, session: int) -> str:
@@ -263,7 +264,6 @@ _ERRORS: dict[int, type[OutcomeError]] = {
     Status.UNROUTABLE: Unroutable,
     Status.EXPIRED: Expired,
     Status.INDETERMINATE: Indeterminate,
-    Status.REJECTED: Rejected,
     Status.AGENT_UNAVAILABLE: AgentUnavailable,
     Status.CANCELLED: Cancelled,
 }
@@ -288,7 +288,17 @@ def error_of(failure: Failure) -> OutcomeError:
             where=failure.where,
             message_id=id,
         )
+    if failure.status == Status.REJECTED:
+        return Rejected(failure.text, rule=failure.rule, where=failure.where, message_id=id)
     return _ERRORS[failure.status](failure.text, where=failure.where, message_id=id)
+
+
+def no_welcome(why: str, refused: Refused | None, timeout_s: float) -> OutcomeError:
+    """Return what `connect` raises when nobody let this app in within its time: the limit that kept it out, if one
+    did, or that there is no agent."""
+    if refused is not None and refused.limit:
+        return Overloaded(refused.text, limit=refused.limit, retry_after_s=refused.retry_after_s)
+    return no_agent(why, timeout_s)
 
 
 def no_agent(why: str, timeout_s: float) -> AgentUnavailable:

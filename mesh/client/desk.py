@@ -279,6 +279,8 @@ class Desk:
             self.pools.cancel(event.id)
         elif isinstance(event, ServingTold):
             self.told[event.topic] = event
+            if event.rule:
+                logger.warning("the agent does not let this app serve: %s", event.text)
             if event.topic not in self.session.serving.services:
                 self.pools.remove(event.topic)
         elif isinstance(event, Reported):

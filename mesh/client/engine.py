@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import Any
 
+from mesh.client import credential
 from mesh.client.connection import Phase
 from mesh.client.events import Event, Lost
 from mesh.client.session import Session
@@ -330,6 +331,7 @@ class Engine:
             try:
                 sock.settimeout(0)
                 trust(path)
+                token = credential.read(self.session.token_file)
                 sock.connect(path)
                 out = sock.dup()
             except OSError as error:
@@ -342,6 +344,7 @@ class Engine:
             with self._sending:
                 self._in, self._out, self._unsent = sock, out, memoryview(b"")
                 with self.lock:
+                    self.session.token = token
                     self.session.connected(now)
             self.pump()
             return True

@@ -36,11 +36,13 @@ class Opened(Struct, gc=False):
 
 
 class Refused(Struct, gc=False):
-    """The agent turned us away; ``final``: trying again cannot help. A `Lost` follows."""
+    """The agent turned us away; ``final``: trying again cannot help; ``limit``: the option reached. A `Lost` comes."""
 
     reason: int
     text: str
     final: bool
+    limit: str = ""
+    retry_after_s: float = 0.0
 
 
 class Lost(Struct, gc=False):
@@ -93,11 +95,13 @@ class CancelAsked(Struct, gc=False):
 
 
 class ServingTold(Struct, gc=False):
-    """A topic is served now (``ok``), was refused, or after `unserve` is no longer served."""
+    """A topic is served now (``ok``), was refused, or after `unserve` is no longer served. ``rule``: of the policy,
+    that is against it, and was perhaps not before."""
 
     topic: str
     ok: bool
     text: str
+    rule: str = ""
 
 
 class Reported(Struct, gc=False):

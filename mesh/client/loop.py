@@ -114,6 +114,8 @@ class Engine:
                 pool.cancel(event.id)
         elif isinstance(event, ServingTold):
             self.told[event.topic] = event
+            if event.rule:
+                logger.warning("the agent does not let this app serve: %s", event.text)
             if event.topic not in self.session.serving.services:
                 self.pools.pop(event.topic, None)
         elif isinstance(event, Reported):

@@ -100,7 +100,8 @@ def _unwelcomed() -> AppWelcome:
 class Session(Struct):
     """All that a session knows; an encode and a decode copy it. ``place`` names the agent's socket in texts.
 
-    ``id``, and the seed of ``connection``, are random and drawn by the shell. ``limits`` is the last welcome.
+    ``id``, and the seed of ``connection``, are random and drawn by the shell. ``limits`` is the last welcome. The shell
+    reads ``token`` from ``token_file`` before each connection.
     """
 
     id: int
@@ -108,6 +109,8 @@ class Session(Struct):
     namespace: str = ""
     fleet: str = ""
     place: str = "its socket"
+    token_file: str = ""
+    token: bytes = b""
     limits: AppWelcome = field(default_factory=_unwelcomed)
     out: list[Record] = field(default_factory=list)
     connection: Connection = field(default_factory=lambda: Connection(0))
@@ -128,7 +131,7 @@ class Session(Struct):
         """A socket to the agent was opened: say hello."""
         self.connection.connected(now)
         number = self.connection.number
-        self.out = [AppHello(0, PROTOCOL_MINOR, self.id, number, self.app, self.namespace, self.fleet)]
+        self.out = [AppHello(0, PROTOCOL_MINOR, self.id, number, self.app, self.namespace, self.fleet, self.token)]
 
     def disconnected(self, reason: str, now: float) -> None:
         """The socket is gone, or could not be opened; ``connection.redial_at`` says when to try again."""
@@ -188,7 +191,8 @@ class Session(Struct):
         reason = refuse.text or f"reason {refuse.reason}"
         is_final = self.phase is Phase.GREETING and refuse.reason in FINAL
         self.connection.retry_after_s = min(BACKOFF_MAX_S * 10, refuse.retry_after_ms / 1000)
-        events += [Refused(refuse.reason, reason, is_final), Lost(f"refused: {reason}")]
+        told = Refused(refuse.reason, reason, is_final, refuse.limit, refuse.retry_after_ms / 1000)
+        events += [told, Lost(f"refused: {reason}")]
         if is_final:
             events += self.calling.refused(
                 f"the agent at {self.place} refused this app: {reason}", self.limits, self.id
@@ -396,7 +400,7 @@ class Session(Struct):
             service.told = True
         elif service.leaving or not service.told:
             del self.serving.services[served.topic]
-        events.append(ServingTold(served.topic, served.ok, served.text))
+        events.append(ServingTold(served.topic, served.ok, served.text, served.rule))
 
     # Bodies in pieces, and signs of life
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from mesh.client import credential
 from mesh.client.connection import Phase
 from mesh.client.events import Event, Lost
 from mesh.client.session import Session
@@ -99,6 +100,7 @@ class Stream:
                 sock.setblocking(False)
                 try:
                     trust(path)
+                    session.token = credential.read(session.token_file)
                     sock.connect(path)  # at once or never: a full backlog is EAGAIN, which asyncio takes for success
                     wire = _Wire(self, sock.dup())
                     await self.loop.create_unix_connection(lambda made=wire: made, sock=sock)  # type: ignore[misc]

@@ -11,7 +11,7 @@ from typing import Any, Self, cast, overload
 
 import msgspec
 
-from mesh.client import socketpath
+from mesh.client import credential, socketpath
 from mesh.client.api import (
     CALL_TIMEOUT_S,
     CAST_TTL_S,
@@ -28,7 +28,7 @@ from mesh.client.api import (
     default_server,
     flags_of,
     new_session,
-    no_agent,
+    no_welcome,
     refusal_of,
     until_of,
 )
@@ -49,22 +49,24 @@ def connect(
     namespace: str = "",
     fleet: str = "",
     socket: str | os.PathLike[str] | None = None,
+    token_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     wait_for_room: bool = True,
 ) -> "Client":
     """Connect to the agent of this machine; raises AgentUnavailable, which names the sockets that were tried.
 
     ``app`` is the name that others see, ``namespace`` scopes all topics, ``fleet`` must be the agent's unless empty.
-    ``socket`` is the agent's; without it ``MESH_SOCKET``, the user's runtime directory and ``/run`` are tried. Where
-    this app has as much outstanding as its agent allows, a request waits for its own earlier ones within its time and
-    only then raises Overloaded; with ``wait_for_room=False`` it raises at once.
+    ``socket`` is the agent's; without it ``MESH_SOCKET``, the user's runtime directory and ``/run`` are tried.
+    ``token_file``, else ``MESH_TOKEN_FILE``, holds what names this app where the kernel cannot, as in a container.
+    Where this app has as much outstanding as its agent allows, a request waits for its own earlier ones within its time
+    and only then raises Overloaded; with ``wait_for_room=False`` it raises at once.
     """
     check_name("topic", app)
     check_name("namespace", namespace)
-    paths = socketpath.candidates(socket)
+    paths, token = socketpath.candidates(socket), credential.named_file(token_file)
     client = Client(
         lambda: Desk(
-            new_session(app, namespace, fleet, " or ".join(paths)),
+            new_session(app, namespace, fleet, " or ".join(paths), token),
             lambda session, dispatch: Engine(session, paths, dispatch),
             wait_for_room=wait_for_room,
         )
@@ -117,7 +119,7 @@ class Client:
                 return
             if desk.refused is not None and desk.refused.final:
                 raise refusal_of(desk.refused.reason, desk.refused.text)
-            raise no_agent(desk.session.away(), timeout_s)
+            raise no_welcome(desk.session.away(), desk.refused, timeout_s)
         except BaseException:
             desk.stop()
             raise
@@ -352,7 +354,7 @@ class Client:
         if not came:
             raise AgentUnavailable(session.away() or f"the agent did not answer within {timeout_s} s")
         desk.pools.remove(topic)
-        raise Rejected(desk.told[topic].text, where=session.limits.node)
+        raise Rejected(desk.told[topic].text, rule=desk.told[topic].rule, where=session.limits.node)
 
     def unserve(self, topic: str, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Serve a topic no more: return when what the agent had handed out is finished, or after ``timeout_s``."""

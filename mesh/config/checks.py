@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from mesh.config.addresses import is_loopback, listen_address
 from mesh.config.options import CONSUL, Key
 from mesh.config.parse import Problems
+from mesh.config.places import path_problem
+from mesh.core.policy import PolicyOptions, policy_problems
 from mesh.types import name_problem, node_id_problem
 
 __all__ = [
@@ -108,6 +110,7 @@ def check(values: Mapping[Key, Any], descriptors_max: int, problems: Problems) -
     _descriptors(values, descriptors_max, problems)
     _names(values, problems)
     _http(values, problems)
+    _policy(values, problems)
     if kind == "consul":
         _consul_address(values, problems)
 
@@ -156,6 +159,19 @@ def _http(values: Mapping[Key, Any], problems: Problems) -> None:
         return
     if not is_loopback(host) and not values[token]:
         problems.of(key, f" = {listen!r} is open to other machines: set http_token_file, or listen on 127.0.0.1")
+
+
+def _policy(values: Mapping[Key, Any], problems: Problems) -> None:
+    default, rules, tokens = ("policy", "default"), ("policy", "rules"), ("policy", "tokens")
+    if not problems.touch([default, rules]):
+        for name, problem in policy_problems(PolicyOptions(values[default], values[rules])):
+            problems.of(rules, f".{name[:64]}: {problem}")
+    if problems.touch([tokens]):
+        return
+    for name, token in values[tokens].items():
+        wrong = path_problem(token.file)
+        if wrong:
+            problems.of(tokens, f".{name[:64]}.file = {token.file[:64]!r}: {wrong}")
 
 
 def fleet_problem(fleet: str) -> str | None:

@@ -27,6 +27,7 @@ from mesh.config.options import (
     RecorderOptions,
     SecurityOptions,
     SpoolOptions,
+    TokenOptions,
     TopologyOptions,
     WatcherOptions,
     default_of,
@@ -36,6 +37,7 @@ from mesh.config.options import (
 from mesh.config.parse import Document, Problems, read, understand
 from mesh.config.places import Machine, path_problem, socket_place, state_place, this_machine
 from mesh.core.context import NodeOptions
+from mesh.core.policy import PolicyOptions
 from mesh.errors import ConfigError
 from mesh.matchmaker.base import Matchmaker
 from mesh.matchmaker.sqlite import SqliteMatchmaker, SqliteOptions
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from mesh.matchmaker.consul import ConsulOptions
     from mesh.matchmaker.consul_topology import ConsulTopology
     from mesh.security.store import NodeKeys
+    from mesh.security.tokens import Tokens
 
 __all__ = ["Config", "Row", "explain", "load"]
 
@@ -65,14 +68,17 @@ _SECRET_ENDINGS = ("token", "secret", "password")
 class Config(Struct, frozen=True, kw_only=True):
     """What an agent runs with. Nothing in ``agent`` is left to be worked out but a free port.
 
-    ``consul`` is None where that matchmaker is neither used nor configured. ``origins`` says where what is not an
-    option's own default came from.
+    ``path`` is that of its file, None without one. ``consul`` is None where that matchmaker is neither used nor
+    configured. ``origins`` says where what is not an option's own default came from.
     """
 
     preset: str
+    path: Path | None
     agent: AgentOptions
     node_options: NodeOptions
     security: SecurityOptions
+    policy: PolicyOptions
+    tokens: TokenOptions
     recorder: RecorderOptions
     http: HttpOptions
     matchmaker: MatchmakerOptions
@@ -142,6 +148,14 @@ class Config(Struct, frozen=True, kw_only=True):
         """Return what peers dial when these sockets listen, and the key that they are to expect there."""
         port = self.agent.advertise_port or listeners[0].getsockname()[1]
         return Endpoint(self.agent.advertise, port, public_key)
+
+    def load_tokens(self) -> "Tokens":
+        """Return the tokens of apps; raises ConfigError with all that is wrong with their files."""
+        from mesh.security.tokens import Bearer, read_tokens
+
+        return read_tokens(
+            (name, token.file, Bearer(token.user or name, token.groups)) for name, token in self.tokens.tokens.items()
+        )
 
     def load_keys(self, unix_s: float) -> "NodeKeys | None":
         """Return what secures this agent's links, None if nothing is to; raises ConfigError that says what to do."""
@@ -243,14 +257,15 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, mach
     if problems.texts:
         raise ConfigError(problems.texts, str(path or "configuration"))
     origin = f"file: {path}" if document.preset else "default"
-    return _compose(preset, settings, {("", "preset"): origin})
+    return _compose(preset, path, settings, {("", "preset"): origin})
 
 
 def explain(config: Config) -> list[Row]:
     """Return every option that counts, in the order of the sections, secrets as ``***``."""
     agent = (config.agent, config.security, config.recorder, config.http, config.spool, config.dead)
+    who = (config.policy, config.tokens)
     around = (config.matchmaker, config.watcher_options, config.topology, config.sqlite)
-    parts: dict[type[Struct], Any] = {type(part): part for part in (*agent, *around)}
+    parts: dict[type[Struct], Any] = {type(part): part for part in (*agent, *who, *around)}
     parts |= {option.type: getattr(config.node_options, option.name) for option in fields(NodeOptions)}
     rows = [Row("", "preset", config.preset, config.origins["", "preset"])]
     for section in SECTIONS:
@@ -304,14 +319,17 @@ def _addresses(settings: _Settings, machine: Machine, problems: Problems) -> Non
         problems.of(advertise, f": {error}")
 
 
-def _compose(preset: str, settings: _Settings, origins: Mapping[Key, str]) -> Config:
+def _compose(preset: str, path: Path | None, settings: _Settings, origins: Mapping[Key, str]) -> Config:
     made = {struct: settings.make(struct, section) for section in settings.sections for struct in structs_of(section)}
     consul = structs_of(CONSUL)[0] if CONSUL in settings.sections else None
     return Config(
         preset=preset,
+        path=path,
         agent=made[AgentOptions],
         node_options=NodeOptions(**{option.name: made[option.type] for option in fields(NodeOptions)}),
         security=made[SecurityOptions],
+        policy=made[PolicyOptions],
+        tokens=made[TokenOptions],
         recorder=made[RecorderOptions],
         http=made[HttpOptions],
         matchmaker=made[MatchmakerOptions],

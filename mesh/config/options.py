@@ -6,7 +6,7 @@ Most options stand beside the machine they tune. Here are those of the agent's s
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 from msgspec.structs import FieldInfo, fields
 
 from mesh.core.directory import DirectoryOptions
@@ -17,8 +17,10 @@ from mesh.core.inbox import InboxOptions
 from mesh.core.link import LinkOptions
 from mesh.core.liveness import LivenessOptions
 from mesh.core.outbox import OutboxOptions
+from mesh.core.policy import PolicyOptions
 from mesh.core.pool import PoolOptions
 from mesh.core.router import RouterOptions
+from mesh.core.seats import SeatOptions
 from mesh.core.views import ViewOptions
 from mesh.matchmaker.sqlite import SqliteOptions
 from mesh.spool.base import DeadOptions
@@ -36,6 +38,8 @@ __all__ = [
     "RecorderOptions",
     "SecurityOptions",
     "SpoolOptions",
+    "Token",
+    "TokenOptions",
     "TopologyOptions",
     "WatcherOptions",
     "default_of",
@@ -104,7 +108,7 @@ class AgentOptions(Struct, frozen=True):
         Words,
         Meta(
             description="Group of users who may connect to the socket; empty: the agent's own. A wider group lets more "
-            "users call and serve everything."
+            "users call and serve what the policy lets them, which without rules is everything."
         ),
     ] = ""
     bind: Annotated[
@@ -256,6 +260,28 @@ class SecurityOptions(Struct, frozen=True):
     ] = ""
 
 
+class Token(Struct, frozen=True):
+    """Whom a token names: ``user``, empty for the token's own name, in these ``groups``. ``file`` holds it."""
+
+    file: Words
+    user: Annotated[str, Meta(max_length=255)] = ""
+    groups: Annotated[tuple[Annotated[str, Meta(max_length=255)], ...], Meta(max_length=64)] = ()
+
+
+class TokenOptions(Struct, frozen=True):
+    """Tokens name the users of apps that the kernel cannot name, as in containers with users of their own."""
+
+    tokens: Annotated[
+        dict[str, Token],
+        Meta(
+            max_length=1024,
+            description="Tables [policy.tokens.NAME] with the file of a token, mode 0600 or 0640, and the user (by "
+            "default NAME) and groups that an app is taken for which shows it: MESH_TOKEN_FILE, or token_file of "
+            "connect, names its copy there. Whoever can read a copy is that user. Read anew by mesh reload and SIGHUP.",
+        ),
+    ] = field(default_factory=dict)
+
+
 class RecorderOptions(Struct, frozen=True):
     """The flight recorder: what happened lately, kept to be replayed."""
 
@@ -379,7 +405,7 @@ class TopologyOptions(Struct, frozen=True):
 
 
 LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
-    "agent": (AgentOptions,),
+    "agent": (AgentOptions, SeatOptions),
     "heartbeat": (LivenessOptions,),
     "links": (LinkOptions, PoolOptions),
     "heat": (HeatOptions,),
@@ -387,6 +413,7 @@ LIGHT_SECTIONS: Mapping[str, tuple[type[Struct], ...]] = {
     "routing": (RouterOptions,),
     "delivery": (OutboxOptions, InboxOptions),
     "security": (SecurityOptions,),
+    "policy": (PolicyOptions, TokenOptions),
     "health": (HealthOptions,),
     "recorder": (RecorderOptions,),
     "spool": (SpoolOptions, DurableOptions, DeadOptions),

@@ -209,12 +209,39 @@ def _complaints(kind: inspect.Type, value: object, unit: str) -> Iterator[tuple[
     elif isinstance(kind, inspect.VarTupleType):
         yield from _list(kind, value, unit)
     elif isinstance(kind, inspect.DictType):
-        if not isinstance(value, dict):
-            yield "", value, f"must be a table, not {_kind(value)}"
-        else:
-            for name, inner in value.items():
-                for where, part, text in _complaints(kind.value_type, inner, unit):
-                    yield f".{_cut(name)}{where}", part, text
+        yield from _table(kind, value, unit)
+    elif isinstance(kind, inspect.StructType):
+        yield from _struct(kind, value)
+
+
+def _table(kind: inspect.DictType, value: object, unit: str) -> Iterator[tuple[str, object, str]]:
+    if not isinstance(value, dict):
+        yield "", value, f"must be a table, not {_kind(value)}"
+        return
+    if kind.max_length is not None and len(value) > kind.max_length:
+        yield "", value, f"must have at most {kind.max_length} entries"
+        return
+    for name, inner in value.items():
+        for where, part, text in _complaints(kind.value_type, inner, unit):
+            yield f".{_cut(name)}{where}", part, text
+
+
+def _struct(kind: inspect.StructType, value: object) -> Iterator[tuple[str, object, str]]:
+    """Check a table whose options are known, all of them."""
+    known = {option.name: option for option in kind.fields}
+    if not isinstance(value, dict):
+        yield "", value, f"must be a table with {', '.join(known)}, not {_kind(value)}"
+        return
+    for name, inner in value.items():
+        if name not in known:
+            hint = _meant(name, known) or f"; known are {', '.join(known)}"
+            yield f".{_cut(name)}", inner, f"unknown option{hint}"
+            continue
+        for where, part, text in _complaints(known[name].type, inner, unit_of(name)):
+            yield f".{name}{where}", part, text
+    for name, option in known.items():
+        if option.required and name not in value:
+            yield "", value, f"needs {name}"
 
 
 def _string(kind: inspect.StrType, value: object) -> Iterator[tuple[str, object, str]]:

@@ -92,6 +92,8 @@ def _type(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.VarTupleType):
         return f"list of {_type(kind.item_type)}s"
     if isinstance(kind, inspect.DictType):
+        if isinstance(kind.value_type, inspect.StructType):
+            return f"tables of {', '.join(f'`{option.name}`' for option in kind.value_type.fields)}"
         return f"table: topic = {_type(kind.value_type)}"
     return _NAMES[type(kind)]
 

@@ -16,6 +16,7 @@ from mesh.core.context import SEQS_MAX, Act, Context
 from mesh.core.draining import Draining
 from mesh.core.effects import CloseApp, Inquire, Level
 from mesh.core.floors import Floors
+from mesh.core.policy import Subject
 from mesh.core.probing import DIAL_BACK, Probing
 from mesh.core.ranges import expand
 from mesh.core.records import (
@@ -52,7 +53,7 @@ from mesh.core.recovery import Recovery
 from mesh.core.report import REPORTS, SHELL_REPORTS
 from mesh.core.services import Services
 from mesh.core.serving import Serving
-from mesh.core.session import App, Credentials
+from mesh.core.session import App, Credentials, Named, Pending
 from mesh.core.spooling import SHOW_VERBS, Spooling
 from mesh.core.viewing import Viewing, fleet_of
 from mesh.errors import ProtocolError
@@ -71,7 +72,7 @@ REACHED_MAX = 65_536
 
 OUTLIVES = (
     *("services", "records", "bytes", "floor", "outcomes", "outcomes_bytes"),
-    *("reached", "telling", "adopted", "calls"),
+    *("reached", "telling", "adopted", "calls", "revoked", "bucket"),
 )
 """What of an app outlives its connection."""
 
@@ -132,6 +133,35 @@ class AppHop:
             Goodbye: self._goodbye,
         }
 
+    def connected(self, credentials: Credentials, now: float) -> int:
+        """A local process connected; return the number of its connection."""
+        conn = self.state.next_app
+        self.state.next_app += 1
+        if self._seat(conn, credentials):
+            self.state.pending[conn] = Pending(credentials, now)
+        return conn
+
+    def named(self, conn: int, named: Named) -> None:
+        """A connection's HELLO, which comes next, bears a token that names somebody, or nobody."""
+        pending = self.state.pending.get(conn)
+        if pending is None:
+            return
+        who = structs.replace(pending.credentials, user=named.user, groups=named.groups)
+        if named.problem or self._seat(conn, who):
+            self.state.pending[conn] = Pending(who, pending.since, named.problem)
+        else:
+            del self.state.pending[conn]
+
+    def _seat(self, conn: int, who: Credentials) -> bool:
+        """Count a connection with its user's; one too many is turned away."""
+        limit, most = "user_connections_max", self.options.seats.user_connections_max
+        if self.state.seats.take(conn, who.whose, self.options.seats):
+            return True
+        self.calling.count_limit(limit)
+        text = f"{limit} = {most}: {who.whose} has so many connections already"
+        self._turn_away(conn, Refuse(int(RefuseReason.BUSY), text, retry_after_ms=1000, limit=limit))
+        return False
+
     def data(self, conn: int, data: bytes | memoryview, now: float) -> None:
         """One frame arrived from an app."""
         try:
@@ -162,7 +192,10 @@ class AppHop:
             hello = batch.records.pop(0) if batch.records else None
             if not isinstance(hello, AppHello):
                 raise ProtocolError("the first record of an app is not its HELLO")
-            refuse = self._refuse_app(hello)
+            if pending.problem:
+                refuse: Refuse | None = Refuse(int(RefuseReason.SECURITY), pending.problem)
+            else:
+                refuse = self._refuse_app(hello)
             if refuse is not None:
                 self._turn_away(conn, refuse)
                 self.context.note(notes.APP_REFUSED, Level.WARNING, app=hello.app, why=refuse.text)
@@ -221,6 +254,7 @@ class AppHop:
             setattr(fresh, name, getattr(app, name))
         app = state.apps[hello.session] = fresh
         app.uid, app.pid, app.heard_at = credentials.uid, credentials.pid, now
+        app.who = Subject(self.context.node, credentials.user, credentials.groups)
         app.protocol = min(PROTOCOL_MINOR, hello.protocol_max)
         link = options.link
         app.chunker = structs.replace(
@@ -252,6 +286,7 @@ class AppHop:
 
     def closed(self, conn: int, now: float, *, dead: bool) -> None:
         """An app's connection is gone; ``dead``: its process is too."""
+        self.state.seats.leave(conn)
         self.state.pending.pop(conn, None)
         session = self.state.conns.pop(conn, None)
         if session is None:

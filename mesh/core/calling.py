@@ -13,6 +13,7 @@ from mesh.core.durable import is_durable
 from mesh.core.effects import Level, Unwatch, Watch
 from mesh.core.fanout import Fan, by_node
 from mesh.core.outbox import Entry, Key, TargetKey
+from mesh.core.policing import Policing
 from mesh.core.pool import Action
 from mesh.core.ranges import expand
 from mesh.core.records import (
@@ -52,6 +53,7 @@ class Calling:
         self.state = context.state
         self.options = context.options
         self.sending = Sending(context)
+        self.policing = Policing(context)
 
     # A request comes in
 
@@ -59,13 +61,16 @@ class Calling:
         """Take a request of a local app; return what the pool wants done for it."""
         state = self.state
         request.node, request.session, request.namespace = self.context.node, app.session, app.namespace
+        request.user = app.who.user or ""
         if request.floor > app.floor:
             app.raise_floor(request.floor)
         key = (app.session, request.seq)
         if request.seq < app.floor or self.is_replay(app, key, request):
             return []
         charged = held_bytes(request)
-        refusal = self.unfit(request) or self._refusal(app, request, charged)
+        refusal = self.unfit(app, request, now) or self._refusal(app, request, charged)
+        if refusal is None and self.options.outbox.rate_records_per_s:
+            refusal = self.too_fast(app, request, now)
         topic = TopicKey(app.namespace, request.topic)
         view = None if refusal else self.view(topic, now)
         if refusal is None and view is None:
@@ -98,7 +103,7 @@ class Calling:
     def refuse(self, app: App, request: Request, refusal: Failure) -> None:
         """Answer a request that is not taken; one that an earlier agent may have taken may have run."""
         is_doubtful = self._may_have_left(app, request) or (is_durable(request) and request.flags & Flag.RESUMED)
-        if refusal.status == Status.OVERLOADED and is_doubtful:
+        if (refusal.status == Status.OVERLOADED or refusal.rule) and is_doubtful:
             refusal.status = int(Status.INDETERMINATE)
         self._count(refusal)
         self.context.tell(app, refusal)
@@ -123,8 +128,8 @@ class Calling:
         limit = self.options.outbox.call_timeout_max_s if request.kind == Kind.CALL else TIMEOUT_MS_MAX / 1000
         return min(request.timeout_ms / 1000, limit)
 
-    def unfit(self, request: Request) -> Failure | None:
-        """Return what is wrong with a request's names or size, or None."""
+    def unfit(self, app: App, request: Request, now: float) -> Failure | None:
+        """Return what is wrong with a request's names or size, or which rule is against it, or None."""
         if (request.namespace, request.topic) not in self.state.directory.views or request.server:
             problem = name_problem("topic", request.topic)
             if problem is None and request.server:
@@ -133,7 +138,21 @@ class Calling:
                 return self.failure(request, Status.REJECTED, problem)
         if len(request.body) > self.options.link.body_bytes_max:
             return self.too_large(request, len(request.body))
-        return None
+        return None if self.context.law.idle else self.policing.requested(app, request, now)
+
+    def too_fast(self, app: App, request: Request, now: float) -> Failure | None:
+        """Count a request against its app's rate; return the answer if it is over it.
+
+        What an app repeats to a new agent comes at once, and an earlier one had taken it: it is counted ahead.
+        """
+        options = self.options.outbox
+        owing = options.outstanding_records if request.flags & Flag.RESUMED else 0
+        wait_s = app.bucket.take(options.rate_records_per_s, options.rate_burst_records, now, owing)
+        if not wait_s:
+            return None
+        limit, retry_after_ms = "rate_records_per_s", min(TIMEOUT_MS_MAX, max(1, round(wait_s * 1000)))
+        text = f"{limit} = {options.rate_records_per_s:g} is reached"
+        return self.failure(request, Status.OVERLOADED, text, limit, retry_after_ms)
 
     def _refusal(self, app: App, request: Request, charged: int) -> Failure | None:
         """Return which limit keeps a request from being taken, or None."""
@@ -395,9 +414,14 @@ class Calling:
     def _count(self, failure: Failure) -> None:
         counts = self.state.totals.outcomes
         counts[failure.status] = counts.get(failure.status, 0) + 1
+        if failure.limit:
+            self.count_limit(failure.limit)
+
+    def count_limit(self, limit: str) -> None:
+        """Something was refused because an option's limit was reached."""
         limits = self.state.totals.limits
-        if failure.limit and (failure.limit in limits or len(limits) < LIMITS_MAX):
-            limits[failure.limit] = limits.get(failure.limit, 0) + 1
+        if limit in limits or len(limits) < LIMITS_MAX:
+            limits[limit] = limits.get(limit, 0) + 1
 
     def _settle(self, app: App, seq: int) -> None:
         app.keep(seq, None)

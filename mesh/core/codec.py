@@ -19,8 +19,8 @@ __all__ = ["FRAME_BYTES_MAX", "RECORDS_MAX", "Batch", "decode", "encode", "encod
 FRAME_BYTES_MAX = 16 << 20
 """Bytes of one batch; a longer frame closes the connection."""
 
-RECORDS_MAX = 16_384
-"""Records in one batch."""
+RECORDS_MAX = 128
+"""Records in one batch. Nothing else is done while a batch is taken in, so it must not take long."""
 
 
 class Batch(Struct, array_like=True, gc=False):

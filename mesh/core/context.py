@@ -3,7 +3,7 @@
 There are three ways out. Records for a link or an app go to its ``out`` list (``farewells``, with their batch's
 counter, for connections of apps that are turned away). Records for this node itself, whose apps may call each other,
 go to ``loopback``: the node takes them in as though a link had brought them. Everything else is an effect. ``facts``
-is what the shell adds to the node's reports.
+is what the shell adds to the node's reports, ``law`` the state's policy, ready to be asked.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,11 +22,13 @@ from mesh.core.link import LinkOptions
 from mesh.core.liveness import LivenessOptions
 from mesh.core.outbox import Key, Outbox, OutboxOptions
 from mesh.core.peers import Change, Peers
+from mesh.core.policy import Law, PolicyOptions, Tally
 from mesh.core.pool import Action, Pool, PoolOptions
 from mesh.core.probe import Probes
 from mesh.core.records import Ask, Failure, Record, Refuse, Reply, Request, Status
 from mesh.core.rng import Rng
 from mesh.core.router import RouterOptions
+from mesh.core.seats import SeatOptions, Seats
 from mesh.core.session import App, Pending
 from mesh.core.views import ViewOptions, Views
 
@@ -59,6 +61,7 @@ class NodeOptions(Struct, frozen=True):
     durable: DurableOptions = DurableOptions()
     view: ViewOptions = ViewOptions()
     health: HealthOptions = HealthOptions()
+    seats: SeatOptions = SeatOptions()
 
 
 class Totals(Struct):
@@ -78,6 +81,7 @@ class Totals(Struct):
 
 class State(Struct):
     """All that a node knows. An encode and a decode copy it. ``owner_uid``: who, with root, may give it orders;
+    ``refusals``: what the policy has refused, by rule;
     ``returning_until``: how long apps of the agent before this one may still come back, 0 if there was none;
     ``gathering``: fan-outs to apps of this node that may still come back."""
 
@@ -112,6 +116,9 @@ class State(Struct):
     swept_at: float = 0.0
     shut_out: dict[int, None] = field(default_factory=dict)
     views: Views = field(default_factory=Views)
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+    refusals: dict[str, Tally] = field(default_factory=dict)
+    seats: Seats = field(default_factory=Seats)
 
 
 def parts(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
@@ -130,6 +137,7 @@ class Context:
         self.loopback: list[Record] = []
         self.farewells: list[tuple[int, int, Refuse]] = []
         self.facts: dict[str, object] = {}
+        self.law = Law(state.policy)
 
     def note(self, name: str, level: Level, **facts: str | int | float) -> None:
         """Tell people that something happened."""

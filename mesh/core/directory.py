@@ -9,6 +9,7 @@ A snapshot without any instance, after one with some, is believed only when it i
 that has lost its data says the same.
 """
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
@@ -220,6 +221,15 @@ class Directory(Struct):
         past[instance.key] = now + options.absent_grace_s
         view.refresh()
         return view
+
+    def strike(self, topic: TopicKey, keys: Iterable[InstanceKey]) -> None:
+        """Forget these instances of other nodes, as though they had never been listed: nobody waits for them."""
+        view = self.views[topic]
+        for key in keys:
+            view.show(key)
+            for known in (view.listed, view.absent, view.departed):
+                known.pop(key, None)
+        view.refresh()
 
     def agent(self, node: str) -> AgentEntry | None:
         """Return what the matchmaker last said of the agent of a node that serves anything that is watched here."""

@@ -39,7 +39,9 @@ from mesh.core.identity import Identity, Proof
 from mesh.core.ledger import Word
 from mesh.core.link import Link, Phase
 from mesh.core.link_hop import LinkHop
+from mesh.core.obeying import Obeying
 from mesh.core.peers import Change, Closed, Opened, Peers, Refused
+from mesh.core.policy import PolicyOptions
 from mesh.core.pool import Action, Dial
 from mesh.core.probing import EXIT_DUPLICATE, Probing
 from mesh.core.ranges import to_ranges
@@ -61,7 +63,7 @@ from mesh.core.recovery import Recovery
 from mesh.core.rng import Rng
 from mesh.core.services import Services
 from mesh.core.serving import Serving
-from mesh.core.session import Credentials, Pending
+from mesh.core.session import Credentials, Named
 from mesh.core.spooling import Spooling
 from mesh.core.viewing import Viewing
 from mesh.types import TopicKey
@@ -119,6 +121,7 @@ class Node:
         self.viewing = Viewing(self.context)
         self.services = Services(self.context, self.serving)
         self.draining = Draining(self.context, self.calling, self.services)
+        self.obeying = Obeying(self.context, self.calling, self.services)
         self.spooling = Spooling(self.context, self.calling)
         parts = (self.context, self.calling, self.recovery, self.serving, self.probing)
         self.apps = AppHop(*parts, self.services, self.draining, self.spooling, self.viewing, self._act)
@@ -139,10 +142,11 @@ class Node:
 
     def app_connected(self, credentials: Credentials, now: float) -> int:
         """A local process connected; return the number of its connection."""
-        conn = self.state.next_app
-        self.state.next_app += 1
-        self.state.pending[conn] = Pending(credentials, now)
-        return conn
+        return self.apps.connected(credentials, now)
+
+    def app_named(self, conn: int, named: Named, now: float) -> None:
+        """What the shell made of the token in an app's first frame, which comes next."""
+        self.apps.named(conn, named)
 
     def app_data(self, conn: int, data: bytes | memoryview, now: float) -> None:
         """One frame arrived from an app."""
@@ -217,6 +221,7 @@ class Node:
         for instance in snapshot.instances:
             if self.state.peers.news(instance.agent):
                 self._act(self.state.pool.encourage(instance.agent.node, self.options.pool, now), now)
+        snapshot = self.calling.policing.sift(snapshot, now)
         view, doubted = self.state.directory.snapshot(snapshot, self.options.directory, now)
         if doubted:
             self.context.note(notes.TOPIC_DOUBTED, Level.WARNING, topic=str(snapshot.topic))
@@ -246,6 +251,11 @@ class Node:
         self._loop_back(now)
 
     # People
+
+    def obey(self, policy: PolicyOptions, now: float) -> None:
+        """From now on let apps and peers do what these rules let them."""
+        self._act(self.obeying.obey(policy, now), now)
+        self._loop_back(now)
 
     def look(self, now: float) -> None:
         """Somebody looks at the fleet, and will again soon: the other agents are asked what they tell of themselves."""
@@ -323,8 +333,7 @@ class Node:
             if link is not None:
                 state.peers.keep(link, bool(hot))
                 slot.persistent = link.persistent
-            cold = [t for t, used in slot.topics.items() if t not in hot and now - used > options.heat.dwell_s]
-            for topic in cold:
+            for topic in [t for t, used in slot.topics.items() if t not in hot and now - used > options.heat.dwell_s]:
                 del slot.topics[topic]
 
     def _kept(self, topic: TopicKey) -> frozenset[str]:
@@ -386,8 +395,8 @@ class Node:
                 self._act(state.pool.closed(closed.node, options.pool, now, state.rng, broken=not closed.orderly), now)
             self._act(self.recovery.link_lost(closed.node, now), now)
         elif closed.was_dial and not replaced:
-            address = str(state.peers.peer(closed.node).endpoint)
-            self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts, address=address)
+            facts["address"] = str(state.peers.peer(closed.node).endpoint)
+            self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
             self._dial_failed(closed.node, now)
 
     def _dial_failed(self, node: str, now: float, pause_s: float = 0.0) -> None:
@@ -400,13 +409,12 @@ class Node:
     def _refused(self, refused: Refused, replaced: bool, now: float) -> None:
         """A connection was turned away, by us or by them."""
         reason, text = refused.refuse.reason, refused.refuse.text
-        is_duplicate = reason == RefuseReason.DUPLICATE_NODE
         name, level = _REFUSALS.get(reason, (notes.LINK_REFUSED, Level.WARNING))
         self.context.note(name, level, peer=refused.node, by_us=int(refused.by_us), why=text, conn=refused.conn)
         self.context.effects.append(CloseLink(refused.conn, FAREWELL_S))
         if refused.by_us:
             return
-        if is_duplicate:
+        if reason == RefuseReason.DUPLICATE_NODE:
             self.context.effects.append(Stop(EXIT_DUPLICATE, text))
         elif reason == RefuseReason.STALE_INCARNATION:
             self.context.effects.append(Stop(EXIT_RESTART, text, refused.refuse.greater))
@@ -468,8 +476,7 @@ class Node:
                 app.out += [Accepted(part) for part in parts(to_ranges(app.accepted))]
                 app.accepted.clear()
             if app.settled:
-                settled = parts(to_ranges(app.settled))
-                app.out += [Settled(context.node, app.session, part) for part in settled]
+                app.out += [Settled(context.node, app.session, part) for part in parts(to_ranges(app.settled))]
                 app.settled.clear()
             frames = encode_split(app.counter_out, app.out, app.protocol)
             app.counter_out += len(frames)

@@ -22,9 +22,11 @@ __all__ = [
     "LINK_REFUSED",
     "NAMESAKE_SILENT",
     "POISONED",
+    "POLICY_REFUSED",
     "PROBED",
     "SERVICE_ENDED",
     "SERVICE_HEALTH",
+    "SERVICE_REVOKED",
     "SERVICE_STARTED",
     "SPOOL_AWAY",
     "SPOOL_BACK",
@@ -58,9 +60,11 @@ LINK_OPENED = "link_opened"
 LINK_REFUSED = "link_refused"
 NAMESAKE_SILENT = "namesake_silent"
 POISONED = "poisoned"
+POLICY_REFUSED = "policy_refused"
 PROBED = "probed"
 SERVICE_ENDED = "service_ended"
 SERVICE_HEALTH = "service_health"
+SERVICE_REVOKED = "service_revoked"
 SERVICE_STARTED = "service_started"
 SPOOL_AWAY = "spool_away"
 SPOOL_BACK = "spool_back"

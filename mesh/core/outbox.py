@@ -72,6 +72,25 @@ class OutboxOptions(Struct, frozen=True):
             description="Bytes of replies kept for one app until it says that it has them; above it: Overloaded.",
         ),
     ] = 64 << 20
+    rate_records_per_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e9,
+            description="Requests that one app may make in a second, on average; 0: as many as it can. Above it: "
+            "Overloaded, with the time after which there is room. It bounds what an app that runs wild takes of the "
+            "agent's time, and slows one that is only busy.",
+        ),
+    ] = 0.0
+    rate_burst_records: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 24,
+            description="Requests that an app may make at once before rate_records_per_s holds it. More lets bursts "
+            "through that are followed by silence.",
+        ),
+    ] = 1000
     floor_pull_s: Annotated[
         float,
         Meta(

@@ -140,13 +140,15 @@ class Welcome(_Wire, tag=2):
 
 class Refuse(_Wire, tag=3):
     """Either end, instead of a welcome; the connection closes. ``greater`` is the incarnation to exceed. On the peer
-    hop the refuser shows its certificate: whoever is not proven has its refusal taken for a dial that failed."""
+    hop the refuser shows its certificate: whoever is not proven has its refusal taken for a dial that failed.
+    ``limit``: on the app hop, the option reached."""
 
     reason: U16
     text: Text
     greater: U63 = 0
     retry_after_ms: Millis = 0
     certificate: Blob = b""
+    limit: Name = ""
 
 
 class Ping(_Wire, tag=4):
@@ -240,12 +242,14 @@ class Serve(_Wire, tag=18):
 
 
 class Serving(_Wire, tag=19):
-    """Agent → app: the answer to SERVE (``ok``) or why not; and to UNSERVE, when nothing of it is left (not ``ok``)."""
+    """Agent → app: the answer to SERVE (``ok``) or why not; and to UNSERVE, when nothing of it is left (not ``ok``).
+    With the ``rule`` of the policy that is against it, not ``ok`` may also come later, and ``ok`` again after that."""
 
     topic: Name
     server: Name
     ok: bool
     text: Text = ""
+    rule: Name = ""
 
 
 class Unserve(_Wire, tag=20):
@@ -276,6 +280,7 @@ class Request(_Wire, tag=32):
     ``floor``: every seq of this session below it is settled. ``size`` above zero: the body follows as chunks of
     ``stream``. ``dispatch`` counts how often the caller's agent has sent it; the rest does not change on a resend.
     ``monitor_ms`` above zero: the call is lost when nothing shows for so long that the serving app is alive.
+    ``user``: whose the app is, as its agent says; empty: nobody's that it could name.
     """
 
     kind: Annotated[int, Meta(ge=0, le=2)]
@@ -296,6 +301,7 @@ class Request(_Wire, tag=32):
     dispatch: U32 = 0
     monitor_ms: Millis = 0
     instances: U32 = 0
+    user: Name = ""
 
 
 class Reply(_Wire, tag=33):
@@ -311,7 +317,8 @@ class Reply(_Wire, tag=33):
 
 
 class Failure(_Wire, tag=34):
-    """Any other end of a call or cast. ``limit``: the option reached; ``error_type``: the remote exception's class."""
+    """Any other end of a call or cast. ``limit``: the option reached; ``error_type``: the remote exception's class;
+    ``rule``: of the policy, that was against it."""
 
     node: Node
     session: U63
@@ -323,6 +330,7 @@ class Failure(_Wire, tag=34):
     error_type: Name = ""
     traceback: Text = ""
     retry_after_ms: Millis = 0
+    rule: Name = ""
 
 
 class Accepted(_Wire, tag=35):
@@ -360,6 +368,7 @@ class GiveBack(_Wire, tag=38):
     text: Text
     limit: Name = ""
     retry_after_ms: Millis = 0
+    rule: Name = ""
 
 
 class Ask(_Wire, tag=39):
@@ -459,42 +468,11 @@ class Report(_Wire, tag=49):
     body: Body
 
 
-Record = (
-    Hello
-    | Welcome
-    | Refuse
-    | Ping
-    | Pong
-    | Keep
-    | Goodbye
-    | Credit
-    | DialBack
-    | DialledBack
-    | Stay
-    | AppHello
-    | AppWelcome
-    | Serve
-    | Serving
-    | Unserve
-    | Reach
-    | Request
-    | Reply
-    | Failure
-    | Accepted
-    | Settled
-    | Cancel
-    | GiveBack
-    | Ask
-    | Answer
-    | Floor
-    | FloorAsk
-    | Chunk
-    | ChunkAck
-    | Targets
-    | Receipt
-    | Query
-    | Report
-)
+_Connection = Hello | Welcome | Refuse | Ping | Pong | Keep | Goodbye | Credit | DialBack | DialledBack | Stay
+_AppHop = AppHello | AppWelcome | Serve | Serving | Unserve | Reach
+_Outcome = Request | Reply | Failure | Accepted | Settled | Cancel | GiveBack
+_Upkeep = Ask | Answer | Floor | FloorAsk | Chunk | ChunkAck | Targets | Receipt
+Record = _Connection | _AppHop | _Outcome | _Upkeep | Query | Report
 
 SINCE: dict[type, int] = {}
 """Records that came after minor 0, and the minor they came with."""

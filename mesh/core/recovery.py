@@ -64,7 +64,9 @@ class Recovery:
         target = entry.target
         self.sending.unplace(entry, now)
         if record.status == Status.REJECTED:
-            self.calling.end(key, self.calling.failure(entry.request, Status.REJECTED, record.text, record.limit), now)
+            failure = self.calling.failure(entry.request, Status.REJECTED, record.text, record.limit)
+            failure.where, failure.rule = node, record.rule
+            self.calling.end(key, failure, now)
             return []
         if record.status == Status.INDETERMINATE:
             entry.doubtful = True

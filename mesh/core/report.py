@@ -83,6 +83,8 @@ def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
                     "name": app.name,
                     "namespace": app.namespace,
                     "pid": app.pid,
+                    "user": app.who.user,
+                    "groups": app.who.groups,
                     "session": f"{app.session:x}",
                     "attached": app.conn is not None,
                     "outstanding_records": app.records,
@@ -105,6 +107,11 @@ def status(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
                 "poisoned": state.totals.poisoned,
                 "outcomes": {str(status): count for status, count in state.totals.outcomes.items()},
                 "limits": state.totals.limits,
+            },
+            "policy": {
+                "default": state.policy.default,
+                "rules": len(state.policy.rules),
+                "refused": {rule: tally.count for rule, tally in state.refusals.items()},
             },
             "spool": {
                 "state": state.durable.phase.name.lower(),
@@ -201,6 +208,8 @@ def limits(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
         "watches_max": (sum(view.watched for view in state.directory.views.values()), options.directory.watches_max),
         "outstanding_records": (max((app.records for app in apps), default=0), options.outbox.outstanding_records),
         "outstanding_bytes": (max((app.bytes for app in apps), default=0), options.outbox.outstanding_bytes),
+        "rate_burst_records": (_burst(state, options, now), options.outbox.rate_burst_records),
+        "user_connections_max": (max(state.seats.counts.values(), default=0), options.seats.user_connections_max),
         "outcomes_bytes": (max((app.outcomes_bytes for app in apps), default=0), options.outbox.outcomes_bytes),
         "reach_max": (max((len(app.reached) for app in apps), default=0), options.outbox.reach_max),
         "queue_records": (max((s.queued for s in services), default=0), inbox.queue_records),
@@ -213,9 +222,15 @@ def limits(state: State, options: NodeOptions, facts: Facts, arguments: Mapping[
     return json.encode({name: {"used": now_used, "max": most} for name, (now_used, most) in used.items()})
 
 
+def _burst(state: State, options: NodeOptions, now: float) -> float:
+    """Return how much of its burst the app has used that has used most, where apps are held to a rate."""
+    rate = options.outbox.rate_records_per_s
+    return round(max((app.bucket.settle(rate, now) for app in state.apps.values()), default=0.0), 3) if rate else 0
+
+
 REPORTS: dict[str, Report] = {"status": status, "links": links, "topics": topics, "limits": limits}
 """What a query may ask for."""
 
 SHELL_REPORTS = ("recorder", "recorder_dump", "reload")
 """What of it only the shell can answer: how its recorder is doing, where it wrote a recording just now, and what became
-of reading its keys anew."""
+of reading its keys and its policy anew."""

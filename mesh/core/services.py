@@ -3,6 +3,9 @@
 An instance that leaves in order says so in the catalogue before it vanishes from it, so nobody waits for it. One whose
 agent drains is withdrawn without that word: its app lives, and serves again with the next agent, so it is waited for.
 
+What the policy comes to be against is revoked: it ends as though the app had asked for it, and begins again when the
+policy lets it.
+
 A session that says GOODBYE is answered when its callers have settled what it had finished, at the latest after
 ``close_grace_s``: until then it is the only one beside this agent that knows what it answered.
 """
@@ -13,6 +16,7 @@ from mesh.core.context import Context
 from mesh.core.effects import Level, Register, Renew, Withdraw
 from mesh.core.health import beat_s, service_health
 from mesh.core.inbox import Service, Stage
+from mesh.core.policing import Policing, Refusal
 from mesh.core.records import FloorAsk, Goodbye, Ping, Serve, Unserve
 from mesh.core.records import Serving as Served
 from mesh.core.serving import Serving
@@ -30,6 +34,7 @@ class Services:
         self.state = context.state
         self.options = context.options
         self.serving = serving
+        self.policing = Policing(context)
 
     def serve(self, app: App, record: Serve, now: float) -> TopicKey | None:
         """Let an app serve a topic; return the topic if somebody may be waiting for it."""
@@ -39,9 +44,11 @@ class Services:
             problem = f"this app serves {record.topic!r} as {service.server!r} already"
         if problem is None and (self.state.draining or app.leaving):
             problem = "this app is leaving" if app.leaving else "this agent is draining"
-        if problem:
-            self.context.tell(app, Served(record.topic, record.server, False, problem))
+        refusal = Refusal("", problem) if problem else self.policing.serving(app, record.topic, record.server, now)
+        if refusal is not None:
+            self.context.tell(app, Served(record.topic, record.server, False, refusal.text, refusal.rule))
             return None
+        app.revoked.pop(record.topic, None)
         self.context.tell(app, Served(record.topic, record.server, True))
         if service is None:
             service = app.services[record.topic] = Service(record.topic, record.server, 1, 1, leaving=True)
@@ -65,11 +72,31 @@ class Services:
 
     def unserve(self, app: App, record: Unserve, now: float) -> None:
         """Hand an app nothing more of a topic: what waits is given back, what it holds it finishes."""
+        app.revoked.pop(record.topic, None)
         service = app.services.get(record.topic)
         if service is None or service.server != record.server:
             self.context.tell(app, Served(record.topic, record.server, False, "not served"))
             return
         self._leave(app, service, now)
+
+    def obey(self, now: float) -> list[TopicKey]:
+        """The policy has changed: revoke what it is against, and serve again what it is no longer against; return the
+        topics of that."""
+        begun: list[TopicKey | None] = []
+        for app in self.state.apps.values():
+            again = [] if self.state.draining else list(app.revoked.values())
+            allowed = [one for one in again if self.policing.serving(app, one.topic, one.server, now) is None]
+            begun += [self.serve(app, record, now) for record in allowed]
+            for service in list(app.services.values()):
+                refusal = self.policing.serving(app, service.topic, service.server, now)
+                if refusal is None or service.leaving:
+                    continue
+                app.revoked[service.topic] = Serve(service.topic, service.server, service.workers, service.prefetch)
+                facts = {"topic": service.topic, "server": service.server, "app": app.name}
+                self.context.note(notes.SERVICE_REVOKED, Level.WARNING, rule=refusal.rule, **facts)
+                self.context.tell(app, Served(service.topic, service.server, False, refusal.text, refusal.rule))
+                self._leave(app, service, now)
+        return [topic for topic in begun if topic is not None]
 
     def _leave(self, app: App, service: Service, now: float) -> None:
         """Say that an instance drains, and a little later that it is gone."""

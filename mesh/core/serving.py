@@ -17,6 +17,7 @@ from mesh.core.context import SEQS_MAX, Context, parts
 from mesh.core.effects import Level
 from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Fifo, Handed, Id, Service, Stage
 from mesh.core.link import Link
+from mesh.core.policing import Policing
 from mesh.core.ranges import expand, to_ranges
 from mesh.core.records import (
     Cancel,
@@ -51,6 +52,7 @@ class Serving:
         self.context = context
         self.state = context.state
         self.options = context.options
+        self.policing = Policing(context)
 
     def tick(self, now: float) -> None:
         """Forget what has expired."""
@@ -82,6 +84,10 @@ class Serving:
         if known is not None or request.seq < caller.floor:
             if known is not None:
                 self.again(known, request)
+            return
+        refusal = None if self.context.law.idle else self.policing.arrived(node, request, now)
+        if refusal is not None:
+            self.context.answer(node, refusal)
             return
         expires = now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S
         handed = Handed(request, expires, held_bytes(request), target=request.target)

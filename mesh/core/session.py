@@ -6,28 +6,49 @@ its floor is kept, so that an app that lost its socket and replays what it had o
 
 from msgspec import Struct, field
 
+from mesh.core.bucket import Bucket
 from mesh.core.chunks import Chunker
 from mesh.core.inbox import Id, Service
-from mesh.core.records import Failure, Receipt, Record, Reply
+from mesh.core.policy import Subject
+from mesh.core.records import Failure, Receipt, Record, Reply, Serve
 
-__all__ = ["App", "Credentials", "Outcome", "Pending"]
+__all__ = ["App", "Credentials", "Named", "Outcome", "Pending"]
 
 Outcome = Reply | Failure | Receipt | None
 """How a request ended; None for a cast that a handler ended."""
 
 
 class Credentials(Struct, frozen=True):
-    """What the kernel says of the process at the other end of an app's connection; pid 0 and uid -1: nothing."""
+    """What the kernel says of the process at the other end of an app's connection; pid 0 and uid -1: nothing.
+
+    ``user`` and ``groups``: what this machine calls them; no user: nobody whom it could name.
+    """
 
     uid: int = -1
     pid: int = 0
+    user: str = ""
+    groups: tuple[str, ...] = ()
+
+    @property
+    def whose(self) -> str:
+        """Whose connections these are counted with."""
+        return self.user or f"uid {self.uid}"
+
+
+class Named(Struct, frozen=True):
+    """What the shell made of the token in an app's HELLO: whom it names, or the ``problem`` with it."""
+
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    problem: str = ""
 
 
 class Pending(Struct):
-    """A connection of an app that has not said hello."""
+    """A connection of an app that has not said hello; with a ``problem`` it will not be let in."""
 
     credentials: Credentials
     since: float
+    problem: str = ""
 
 
 class App(Struct):
@@ -36,7 +57,8 @@ class App(Struct):
     ``telling``: those of them that its socket may not have taken word of, and the batch that brings it;
     ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, by
     seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it; ``calls``: the topics that
-    it calls, and when it last did."""
+    it calls, and when it last did; ``who``: whom the policy takes it for; ``revoked``: what it served until the policy
+    was against it; ``bucket``: how fast it asks."""
 
     session: int
     connection: int
@@ -71,6 +93,9 @@ class App(Struct):
     leaving_since: float = 0.0
     parted: bool = False
     adopted: dict[Id, None] = field(default_factory=dict)
+    who: Subject = Subject("")
+    revoked: dict[str, Serve] = field(default_factory=dict)
+    bucket: Bucket = field(default_factory=Bucket)
 
     def raise_floor(self, floor: int) -> None:
         """The app has settled every seq below ``floor``: its outcomes need not be kept."""

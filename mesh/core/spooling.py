@@ -119,11 +119,14 @@ class Spooling:
         key = (app.session, request.seq)
         if request.seq < app.floor or calling.is_replay(app, key, request) or durable.knows(key):
             return
-        failure = calling.unfit(request)
+        request.user = app.who.user or ""
+        failure = calling.unfit(app, request, now)
         refusal = durable.refusal(request, self.options.durable) if failure is None else None
         if refusal is not None:
             status, limit, text = refusal
             failure = calling.failure(request, status, text, limit)
+        if failure is None and self.options.outbox.rate_records_per_s:
+            failure = calling.too_fast(app, request, now)
         if failure is not None:
             calling.refuse(app, request, failure)
         else:

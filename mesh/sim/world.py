@@ -353,10 +353,10 @@ class World:
 
     # Apps
 
-    def attach(self, name: str, speaker: Speaker, pid: int = 1) -> None:
-        """Connect an app to its node's agent."""
+    def attach(self, name: str, speaker: Speaker, pid: int = 1, user: str = "", groups: tuple[str, ...] = ()) -> None:
+        """Connect an app, of a user, to its node's agent."""
         agent = self.agents[name]
-        conn = agent.node.app_connected(Credentials(0, pid), agent.time())
+        conn = agent.node.app_connected(Credentials(0, pid, user, groups), agent.time())
         agent.speakers[conn] = speaker
         speaker.connected(agent.time())
         self.hear(name, speaker)

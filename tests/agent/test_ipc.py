@@ -1,6 +1,8 @@
 """The app socket in one process: frames in any pieces, who is let in, and who is waited for how long."""
 
+import grp
 import os
+import pwd
 import random
 import socket
 import struct
@@ -11,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
+from msgspec import structs
 
-from mesh.agent.ipc import FAREWELL_S, AppEvents, Apps, AppsOptions
+from mesh.agent.ipc import FAREWELL_S, SLICE_S, AppEvents, Apps, AppsOptions
 from mesh.agent.listeners import AppListener
-from mesh.core.codec import FRAME_BYTES_MAX
-from mesh.core.session import Credentials
+from mesh.agent.people import People, Person
+from mesh.core.codec import FRAME_BYTES_MAX, decode, encode
+from mesh.core.records import AppHello, Ping
+from mesh.core.session import Credentials, Named
+from mesh.security.tokens import Bearer, Tokens
 from tests.agent.link_ends import until
 
 pytestmark = pytest.mark.io
 
+TOKEN = b"0123456789abcdef"
 UNREAD_BYTES_MAX = 1 << 20
 MOURN_S = 5.0
 
@@ -38,6 +46,7 @@ class Host:
         self.listener = AppListener(self.path, 0o600, "", 64)
         self.now = 0.0
         self.credentials: list[Credentials] = []
+        self.named: list[tuple[int, Named]] = []
         self.frames: list[bytes] = []
         self.malformed: list[tuple[int, str]] = []
         self.closed: list[int] = []
@@ -46,6 +55,7 @@ class Host:
         self.full: list[str] = []
         events = AppEvents(
             self._connected,
+            lambda conn, named: self.named.append((conn, named)),
             lambda conn, data: self.frames.append(bytes(data)),
             lambda conn, why: self.malformed.append((conn, why)),
             self._closed,
@@ -53,7 +63,8 @@ class Host:
             lambda conn, number: self.took.append((conn, number)),
             self.full.append,
         )
-        self.apps = Apps(self.listener.socket, events, AppsOptions(**(limits | options)), lambda: self.now)
+        self.people = People(Tokens([(TOKEN, Bearer("web", ("apps",)))]))
+        self.apps = Apps(self.listener.socket, self.people, events, AppsOptions(**(limits | options)), lambda: self.now)
 
     def _connected(self, credentials: Credentials) -> int:
         self.credentials.append(credentials)
@@ -136,7 +147,55 @@ def test_a_frame_over_the_limit_is_told_once_and_nothing_is_read_after_it(host: 
 
 def test_who_is_there_is_what_the_kernel_says(host: Host) -> None:
     with host.joined():
-        assert [Credentials(os.getuid(), os.getpid())] == host.credentials
+        (found,) = host.credentials
+    assert (os.getuid(), os.getpid(), pwd.getpwuid(os.getuid()).pw_name) == (found.uid, found.pid, found.user)
+    assert {grp.getgrgid(gid).gr_name for gid in (os.getgid(), *os.getgroups())} == set(found.groups)
+
+
+def test_a_name_is_looked_up_once_and_whoever_leaves_meanwhile_is_let_go(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    gate, asked = gevent.event.Event(), list[Person]()
+
+    def look_up(person: Person) -> Credentials:
+        asked.append(person)
+        gate.wait()
+        return Credentials(person.uid, person.pid, "ada")
+
+    monkeypatch.setattr(host.people, "look_up", look_up)
+    with host.connect():
+        until(lambda: asked, "the name is asked for")
+        assert ([], 1) == (host.credentials, len(host.apps.unnamed))
+        gate.set()
+        until(lambda: host.credentials, "it is let in")
+        assert "ada" == host.credentials[0].user
+    until(lambda: host.closed, "it has left")
+    gate.clear()
+    with host.connect():
+        until(lambda: host.apps.unnamed, "the name is asked for")
+        host.apps.close_all(0.0)
+        assert {} == host.apps.unnamed
+        gate.set()
+        gevent.sleep(0.01)
+    assert 1 == len(host.credentials)
+    assert before >= len(os.listdir("/proc/self/fd")) - 1
+
+
+def test_the_token_of_a_first_frame_is_taken_out_and_named_before_it(host: Host) -> None:
+    hello = AppHello(0, 0, 7, 1, "app", token=TOKEN)
+    wrong = AppHello(0, 0, 8, 1, "app", token=b"guessed-guessed!")
+    with host.joined() as app, host.joined() as guesser:
+        app.send(framed(encode(0, [hello, Ping(1)])) + framed(encode(1, [hello])))
+        until(lambda: len(host.frames) == 2, "both have come")
+        guesser.send(framed(encode(0, [wrong])))
+        until(lambda: len(host.frames) == 3, "it has come")
+    assert [(1, Named("web", ("apps",)))] == host.named[:1]
+    assert (2, True) == (host.named[1][0], "knows no such token" in host.named[1][1].problem)
+    assert [AppHello(0, 0, 7, 1, "app"), Ping(1)] == decode(host.frames[0]).records
+    assert [hello] == decode(host.frames[1]).records, "what is no first frame is the node's to refuse"
+    until(lambda: len(host.closed) == 2, "both have left")
+    assert {} == host.people.bearers
 
 
 def test_what_an_app_does_not_read_at_once_waits_and_arrives_whole(host: Host) -> None:
@@ -251,6 +310,64 @@ print("here", flush=True)
 sys.stdin.readline()
 app.sendall(struct.pack("<I", 4) + b"last") if sys.argv[2] != "closes" else None
 """
+
+
+def test_an_app_that_has_much_to_say_is_heard_in_turns_and_whole(host: Host) -> None:
+    """Each frame of the one takes longer than a slice; the clock is the test's."""
+    heard: list[int] = []
+
+    with host.joined() as busy, host.joined() as other:
+
+        def data(conn: int, view: memoryview) -> None:
+            heard.append(conn)
+            host.now += SLICE_S if conn == 1 else 0.0
+            if len(heard) == 10:
+                other.send(framed(b"y"))
+
+        host.apps.events = structs.replace(host.apps.events, data=data)
+        busy.send(framed(b"x" * 10) * 100)
+        until(lambda: 2 in heard, "the other is heard")
+        assert heard.index(2) < 15
+        busy.close()
+        until(lambda: 1 in host.closed, "its end is seen after all it said")
+        assert 100 == heard.count(1)
+
+
+def test_what_a_dead_app_had_said_is_heard_whole_in_its_turns(host: Host) -> None:
+    heard: list[bytes] = []
+
+    def data(conn: int, view: memoryview) -> None:
+        heard.append(bytes(view))
+        host.now += SLICE_S
+
+    host.apps.events = structs.replace(host.apps.events, data=data)
+    program = (
+        "import socket, struct, sys; app = socket.socket(socket.AF_UNIX); app.connect(sys.argv[1]); "
+        "app.sendall((struct.pack('<I', 4) + b'word') * 200)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(host.path)], check=True)
+    until(lambda: host.died, "its death is told")
+    assert [b"word"] * 200 == heard
+
+
+def test_a_connection_that_is_closed_between_its_turns_is_heard_no_more(host: Host) -> None:
+    heard: list[int] = []
+
+    def data(conn: int, view: memoryview) -> None:
+        heard.append(conn)
+        host.now += SLICE_S
+        if len(heard) == 3:
+            host.apps.send(conn, b"x" * 900_000)
+            host.apps.close(conn)
+
+    host.apps.events = structs.replace(host.apps.events, data=data)
+    with host.joined() as app:
+        app.send(framed(b"x") * 100)
+        until(lambda: len(heard) >= 3, "it is heard")
+        gevent.sleep(0.05)
+        assert 3 == len(heard)
+        assert 900_004 == len(read(app, 900_004))
+        until(lambda: host.closed, "it is closed")
 
 
 @pytest.mark.parametrize("how", ["ends", "closes", "child"])

@@ -78,3 +78,14 @@ def test_topics_and_peers_beyond_the_bound_have_no_label_of_their_own() -> None:
     assert LABELS_MAX + 1 == len(rates)
     assert (2.0, 50.0) == (rates["t099"], rates["other"])
     assert LABELS_MAX == sum(name == "heartmesh_link_rtt_seconds" for name, _ in found)
+
+
+def test_what_the_policy_refused_is_there_by_rule_within_the_bound() -> None:
+    status, links, topics, limits = reports(busy(), "a")
+    status["policy"]["refused"] = {f"r{n:03}": n for n in range(1, 101)}
+    found = read(expose(status, links, topics, limits))
+    counts = {
+        dict(labels)["rule"]: v for (name, labels), v in found.items() if name == "heartmesh_policy_refusals_total"
+    }
+    assert LABELS_MAX + 1 == len(counts)
+    assert (100, 51, sum(range(1, 51))) == (counts["r100"], counts["r051"], counts["other"])

@@ -50,6 +50,7 @@ STATUS: dict[str, Any] = {
     "outstanding": 1,
     "waiting": 0,
     "remembered": 0,
+    "policy": {"default": "allow", "rules": 0, "refused": {}},
     "totals": {"calls": 5, "casts": 4, "fanouts": 3, "served": 2, "outcomes": {}},
     "spool": {
         "state": "open",

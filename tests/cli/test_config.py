@@ -67,3 +67,13 @@ def test_show_prints_values_as_they_are_written_in_a_file(good: Path, run: Run) 
 def test_reference_prints_every_section(run: Run) -> None:
     page = run("config", "reference").out
     assert all(f"## [{section}]" in page for section in ("agent", "links", "heat", "matchmaker.consul"))
+
+
+def test_a_policy_is_shown_as_it_was_written(good: Path, run: Run) -> None:
+    good.write_text(good.read_text() + '[policy.rules.web]\neffect = "only"\nusers = ["www-*"]\n')
+    assert '{ web = { effect = "only", users = ["www-*"] } }' in " ".join(
+        run("config", "show", "--config", str(good)).out.split()
+    )
+    rows = json.loads(run("config", "show", "--config", str(good), "--json").out)
+    (shown,) = [row["value"] for row in rows if row["option"] == "rules"]
+    assert ("only", ["www-*"], []) == (shown["web"]["effect"], shown["web"]["users"], shown["web"]["nodes"])

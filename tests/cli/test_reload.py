@@ -12,7 +12,7 @@ from tests.cli.fakes import FakeClient
     ("report", "expected"),
     [
         ({"keys": "0 keys are revoked"}, "keys: 0 keys are revoked\n"),
-        ({}, "nothing to read: this agent has no keys (curve is off)\n"),
+        ({"keys": "new", "policy": "2 rules"}, "keys: new\npolicy: 2 rules\n"),
     ],
 )
 def test_what_was_read_is_told(report: dict[str, str], expected: str, run: Run) -> None:

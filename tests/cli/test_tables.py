@@ -130,6 +130,17 @@ def test_sizes_have_a_unit_that_keeps_them_short(count: int, text: str) -> None:
     assert text == size(count)
 
 
+def test_a_status_says_what_its_policy_refused() -> None:
+    assert "policy" not in " ".join(lines(status_view(STATUS)))
+    policy = {"default": "deny", "rules": 3, "refused": {f"r{n}": n for n in range(7)}}
+    assert (
+        "policy 3 rules, default deny; r6 refused 6, r5 refused 5, r4 refused 4, r3 refused 3, r2 refused 2, 2 more"
+        in (lines(status_view(STATUS | {"policy": policy})))
+    )
+    quiet = {"default": "deny", "rules": 0, "refused": {}}
+    assert "policy 0 rules, default deny; nothing was refused" in lines(status_view(STATUS | {"policy": quiet}))
+
+
 def test_a_status_says_by_which_key_links_are_secured_and_who_was_refused() -> None:
     assert "security links are neither encrypted nor proven: curve is off" in lines(status_view(STATUS))
     keys = {"curve": True, "key": "k[b]", "valid_until": "2027-01-01 00:00:00Z", "revoked": 2, "revocations": 1}

@@ -267,8 +267,8 @@ def test_bytes_of_a_connection_that_is_over_mean_nothing(agent: Agent) -> None:
 def test_a_refusal_is_told_and_some_are_final(reason: RefuseReason) -> None:
     agent = Agent()
     agent.dial()
-    refused, lost = agent.say(Refuse(int(reason), "no", retry_after_ms=2_000))
-    assert Refused(int(reason), "no", reason in FINAL) == refused
+    refused, lost = agent.say(Refuse(int(reason), "no", retry_after_ms=2_000, limit="apps"))
+    assert Refused(int(reason), "no", reason in FINAL, "apps", 2.0) == refused
     assert Lost("refused: no") == lost
     agent.session.disconnected("refused: no", T0)
     assert T0 + 2.0 == agent.session.connection.redial_at

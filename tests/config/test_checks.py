@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from mesh.config.checks import CHECKS, check, descriptors_needed
-from mesh.config.options import SECTIONS, Key, default_of, options_of
+from mesh.config.options import SECTIONS, Key, Token, default_of, options_of
 from mesh.config.parse import Problems
+from mesh.core.policy import Rule
 
 PLENTY = 1 << 20
 
@@ -54,6 +55,15 @@ def test_the_defaults_fit_each_other() -> None:
         ({("agent", "zone"): "rack 7"}, ["zone 'rack 7' may hold only"]),
         ({("agent", "fleet"): ""}, ["a fleet must not be empty"]),
         ({("agent", "fleet"): ".."}, ["must not hold a slash"]),
+        (
+            {("policy", "rules"): {"a": Rule("only"), "b": Rule("allow", topics=("x>y",))}},
+            [
+                "rules.a: effect = 'only' needs users",
+                "rules.b: effect = 'allow' changes nothing",
+                "rules.b: topics: in",
+            ],
+        ),
+        ({("policy", "tokens"): {"web": Token("token")}}, ["tokens.web.file = 'token': must be an absolute path"]),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_reason(changed: Mapping[Key, Any], expected: list[str]) -> None:

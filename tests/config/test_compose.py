@@ -14,9 +14,11 @@ from mesh.config import Config, Row, explain, load
 from mesh.config.options import PRESETS, SECTIONS, options_of
 from mesh.config.parse import FILE_BYTES_MAX, PROBLEMS_MAX
 from mesh.config.places import this_machine
+from mesh.core.policy import Rule
 from mesh.errors import ConfigError
 from mesh.matchmaker.consul import ConsulMatchmaker
 from mesh.matchmaker.sqlite import SqliteMatchmaker
+from mesh.security.tokens import Bearer
 from mesh.types import Endpoint
 from tests.config.machines import HOST, configure
 
@@ -362,3 +364,42 @@ def test_importing_the_configuration_brings_none_of_the_agents_libraries() -> No
     program = f"import sys, mesh.config; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert "[]" == done.stdout.strip()
+
+
+POLICY = """
+[policy]
+default = "deny"
+[policy.rules.web]
+effect = "allow"
+users = ["www-*"]
+[policy.tokens.jobs]
+file = "{file}"
+groups = ["batch"]
+"""
+
+
+def test_a_policy_is_composed_and_its_tokens_are_read_from_their_files(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.touch(0o600)
+    config = configure(tmp_path, POLICY.format(file=file))
+    assert (tmp_path / "mesh.toml", "deny", Rule("allow", users=("www-*",))) == (
+        config.path,
+        config.policy.default,
+        config.policy.rules["web"],
+    )
+    with pytest.raises(ConfigError, match="must hold one token"):
+        config.load_tokens()
+    file.write_text("0123456789abcdef")
+    assert Bearer("jobs", ("batch",)) == config.load_tokens().bearer(b"0123456789abcdef")
+    assert configure(tmp_path).path is None
+
+
+def test_a_policy_is_wrong_in_all_its_places_at_once(tmp_path: Path) -> None:
+    text = POLICY.format(file="token") + '[policy.rules.other]\neffect = "only"\nnodez = ["a"]\n[policy.rules.no]\n'
+    with pytest.raises(ConfigError) as caught:
+        configure(tmp_path, text)
+    assert [
+        "[policy] rules.other.nodez = […]: unknown option; did you mean nodes?",
+        "[policy] rules.no = {…}: needs effect",
+        "[policy] tokens.jobs.file = 'token': must be an absolute path",
+    ] == list(caught.value.problems)

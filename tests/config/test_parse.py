@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from mesh.config.options import Token
 from mesh.config.parse import PROBLEMS_MAX, Document, Problems, nearest, understand
+from mesh.core.policy import Rule
 
 
 def read(tables: dict[str, Any]) -> tuple[Document, list[str]]:
@@ -37,6 +39,45 @@ def read(tables: dict[str, Any]) -> tuple[Document, list[str]]:
         ("agent", "log_level", ["info"], " = […]: must be one of debug, error, info, warning"),
         ("heat", "pin", "hot", " = 'hot': must be a table, not a string"),
         ("heat", "pin", {"a": "hot", "b": 1}, ".b = 1: must be one of cold, hot"),
+        (
+            "policy",
+            "rules",
+            {"a": 1},
+            ".a = 1: must be a table with effect, verbs, namespaces, topics, servers, users, "
+            "groups, nodes, not an integer",
+        ),
+        ("policy", "rules", {"a": {}}, " = {…}: needs effect".replace(" =", ".a =")),
+        (
+            "policy",
+            "rules",
+            {"a": {"effect": "denny"}},
+            ".a.effect = 'denny': must be one of allow, deny, only; did you mean deny?",
+        ),
+        (
+            "policy",
+            "rules",
+            {"a": {"effect": "deny", "topcis": []}},
+            ".a.topcis = […]: unknown option; did you mean topics?",
+        ),
+        (
+            "policy",
+            "rules",
+            {"a": {"effect": "deny", "zz": 1}},
+            ".a.zz = 1: unknown option; known are effect, verbs, namespaces, topics, servers, users, groups, nodes",
+        ),
+        (
+            "policy",
+            "rules",
+            {"a": {"effect": "deny", "verbs": ["send"]}},
+            ".a.verbs[0] = 'send': must be one of call, cast, fanout, serve",
+        ),
+        (
+            "policy",
+            "rules",
+            {"a": {"effect": "deny", "topics": ["b", 1]}},
+            ".a.topics[1] = 1: must be a string, not an integer",
+        ),
+        ("policy", "rules", {str(n): {} for n in range(1025)}, " = {…}: must have at most 1024 entries"),
     ],
 )
 def test_a_wrong_value_is_said_with_what_it_must_be(section: str, name: str, value: object, expected: str) -> None:
@@ -55,6 +96,16 @@ def test_right_values_are_taken_in_the_options_own_type() -> None:
         ("heat", "pin"): {"a": "hot"},
     } == document.values
     assert float is type(document.values["links", "idle_close_s"])
+
+
+def test_all_that_is_wrong_with_rules_is_said_at_once_and_right_ones_are_structs() -> None:
+    _, problems = read({"policy": {"rules": {"a": {"topics": 1}, "b": {"effect": 2, "x": 3}}}})
+    assert 4 == len(problems), problems
+    rules = {"a": {"effect": "deny", "topics": ["x"]}}
+    document, problems = read({"policy": {"rules": rules, "tokens": {"web": {"file": "/t"}}}})
+    assert [] == problems
+    assert {"a": Rule("deny", topics=("x",))} == document.values["policy", "rules"]
+    assert {"web": Token("/t")} == document.values["policy", "tokens"]
 
 
 @pytest.mark.parametrize(

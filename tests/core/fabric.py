@@ -12,6 +12,7 @@ from mesh.core.identity import Identity
 from mesh.core.link import Link, LinkOptions, Phase
 from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
+from mesh.core.policy import PolicyOptions, Rule
 from mesh.core.pool import PoolOptions
 from mesh.core.pool import State as SlotState
 from mesh.core.records import (
@@ -55,6 +56,7 @@ __all__ = [
     "lone_node",
     "noted",
     "notes",
+    "obey",
     "options",
     "served",
     "server",
@@ -96,7 +98,16 @@ class App:
     """
 
     def __init__(
-        self, world: World, node: str, session: int, handle: Handler = echo, *, namespace: str = "", name: str = "app"
+        self,
+        world: World,
+        node: str,
+        session: int,
+        handle: Handler = echo,
+        *,
+        namespace: str = "",
+        name: str = "app",
+        user: str = "",
+        groups: tuple[str, ...] = (),
     ) -> None:
         self.world, self.node, self.session, self.handle = world, node, session, handle
         self.namespace, self.name = namespace, name
@@ -106,7 +117,8 @@ class App:
         self.chunker = Chunker()
         self.connection = self.counter = self.seq = self.floor = 0
         self.is_up = False
-        world.attach(node, self)
+        self.user, self.groups = user, groups
+        world.attach(node, self, user=user, groups=groups)
 
     # A speaker
 
@@ -213,7 +225,7 @@ class App:
         self.world.detach(self.node, self, dead=dead)
 
     def come_back(self) -> None:
-        self.world.attach(self.node, self)
+        self.world.attach(self.node, self, user=self.user, groups=self.groups)
 
     # What it was told
 
@@ -329,6 +341,15 @@ def server(world: World, session: int = 10, *, workers: int = 1, prefetch: int =
     app.serve("orders", workers=workers, prefetch=prefetch)
     world.run(world.now + 0.5)
     return app
+
+
+def obey(world: World, nodes: str, default: str = "allow", **rules: Rule) -> None:
+    """Give these agents, one for each letter, a policy, and everybody time to follow."""
+    policy = PolicyOptions(default, rules)  # type: ignore[arg-type]
+    for name in nodes:
+        agent = world.agents[name]
+        world.turn(agent, lambda agent=agent: agent.node.obey(policy, agent.time()))  # type: ignore[misc]
+    world.run(world.now + 0.5)
 
 
 def served(world: World, *nodes: str, topic: str = "orders", workers: int = 4) -> list[App]:

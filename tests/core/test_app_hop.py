@@ -11,6 +11,7 @@ from mesh.core.identity import Identity
 from mesh.core.link import LinkOptions
 from mesh.core.node import Node, Output
 from mesh.core.outbox import OutboxOptions
+from mesh.core.policy import Subject
 from mesh.core.records import (
     BODY_INLINE_MAX,
     Answer,
@@ -41,7 +42,8 @@ from mesh.core.records import (
     Targets,
     Verdict,
 )
-from mesh.core.session import Credentials
+from mesh.core.seats import SeatOptions
+from mesh.core.session import Credentials, Named
 from mesh.sim.world import World
 from mesh.types import Endpoint, TopicKey
 from tests.core.durables import Mail
@@ -172,6 +174,48 @@ def test_a_connection_that_does_not_say_hello_in_time_is_closed_and_may_come_aga
     one.app_data(conn, encode(0, [HELLO]), 2.1)
     one.app_closed(conn, 2.1, dead=True)
     assert ({}, []) == (one.state.apps, one.take(2.1).app_data)
+
+
+def test_an_app_is_whom_the_kernel_names_or_whom_its_token_does() -> None:
+    one = node()
+    ada = Credentials(1000, 42, "ada", ("staff",))
+    for session, named in ((7, None), (8, Named("web", ("apps",)))):
+        conn = one.app_connected(ada, 1.0)
+        if named is not None:
+            one.app_named(conn, named, 1.0)
+        one.app_data(conn, encode(0, [AppHello(0, 0, session, 1, "shell")]), 1.0)
+    assert Subject("a", "ada", ("staff",)) == one.state.apps[7].who
+    assert Subject("a", "web", ("apps",)) == one.state.apps[8].who
+    assert (1000, 42) == (one.state.apps[8].uid, one.state.apps[8].pid)
+
+
+def test_a_token_that_names_nobody_is_a_refusal_for_good_and_a_word_about_nobody_means_nothing() -> None:
+    one = node()
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_named(conn, Named(problem="this agent knows no such token"), 1.0)
+    one.app_data(conn, encode(0, [HELLO]), 1.0)
+    refuse = refusal(one, conn)
+    assert (RefuseReason.SECURITY, "this agent knows no such token") == (refuse.reason, refuse.text)
+    one.app_named(conn, Named("ada"), 1.0)
+    assert {} == one.state.apps
+
+
+def test_a_user_has_so_many_connections_and_one_more_is_refused_at_once_and_may_come_again() -> None:
+    one = node(NodeOptions(seats=SeatOptions(user_connections_max=2)))
+    ada, bob = Credentials(1000, 42, "ada"), Credentials(-1, 0)
+    first, _ = one.app_connected(ada, 1.0), one.app_connected(ada, 1.0)
+    refuse = refusal(one, one.app_connected(ada, 1.0))
+    assert (RefuseReason.BUSY, "user_connections_max", 1000) == (refuse.reason, refuse.limit, refuse.retry_after_ms)
+    assert "user_connections_max = 2: ada has so many connections already" == refuse.text
+    assert 1 == one.state.totals.limits["user_connections_max"]
+    token = one.app_connected(bob, 1.0)
+    one.app_named(token, Named("ada"), 1.0)
+    assert RefuseReason.BUSY == refusal(one, token).reason
+    one.app_closed(token, 1.0, dead=False)
+    one.app_closed(first, 1.0, dead=False)
+    assert {"ada": 1} == one.state.seats.counts
+    connect(one)
+    assert {"ada": 1, "uid 0": 1} == one.state.seats.counts
 
 
 # What breaks the protocol

@@ -1,7 +1,9 @@
 """The caller's agent: what it takes, where it places it, how it ends."""
 
 import pytest
+from msgspec import structs
 
+from mesh.core import calling
 from mesh.core.context import NodeOptions
 from mesh.core.directory import DirectoryOptions
 from mesh.core.heat import HeatOptions
@@ -402,6 +404,62 @@ def test_a_session_may_not_run_ahead_of_its_oldest_unsettled_seq() -> None:
     world.run(3.0)
     assert "session_window" == caller.failure(seq).limit
     assert isinstance(caller.ends(again)[-1], Reply)
+
+
+RATED = OutboxOptions(rate_records_per_s=1.0, rate_burst_records=3, outstanding_records=2)
+
+
+def test_an_app_that_asks_faster_than_its_rate_is_told_when_there_is_room_and_others_are_not_held() -> None:
+    world = fleet("ab", options(outbox=structs.replace(RATED, outstanding_records=100)))
+    served(world, "b", workers=50)
+    caller, other = App(world, "a", 1), App(world, "a", 2)
+    seqs = [caller.call("orders") for _ in range(5)]
+    others = [other.call("orders") for _ in range(3)]
+    world.run(world.now + 1.0)
+    assert [Reply] * 6 == [type(app.end(seq)) for app, asked in ((caller, seqs[:3]), (other, others)) for seq in asked]
+    for seq in seqs[3:]:
+        failure = caller.failure(seq)
+        assert (Status.OVERLOADED, "rate_records_per_s") == (failure.status, failure.limit)
+        assert 990 <= failure.retry_after_ms <= 1000
+        assert "rate_records_per_s = 1 is reached" == failure.text
+    again = caller.call("orders")
+    world.run(world.now + 1.0)
+    assert isinstance(caller.end(again), Reply)
+    assert 2 == world.agents["a"].node.state.totals.limits["rate_records_per_s"]
+    assert_mesh_quiescent(world)
+
+
+def test_what_an_app_repeats_to_a_new_agent_is_let_through_and_counted_ahead() -> None:
+    world = fleet("ab", options(outbox=RATED))
+    served(world, "b")
+    caller = App(world, "a", 1)
+    ends = []
+    for flags in [Flag.RESUMED] * 6 + [0]:
+        ends.append(caller.call("orders", flags=flags))
+        world.run(world.now + 0.05)
+        caller.floor = caller.seq
+    world.run(world.now + 0.5)
+    assert [Reply] * 5 == [type(caller.end(seq)) for seq in ends[:5]]
+    assert ["rate_records_per_s"] * 2 == [caller.failure(seq).limit for seq in ends[5:]]
+
+
+def test_limits_are_counted_by_name_up_to_so_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calling, "LIMITS_MAX", 1)
+    world = fleet("a", options(outbox=RATED, link=LinkOptions(body_bytes_max=1 << 16)))
+    app = App(world, "a", 1)
+    for _ in range(5):
+        app.call("orders")
+    app.call("orders", b"x" * (1 << 17))
+    world.run(2.0)
+    assert {"outstanding_records": 3} == world.agents["a"].node.state.totals.limits
+
+
+def test_durable_casts_are_held_to_the_rate_too() -> None:
+    mail = Mail(options=options(outbox=RATED))
+    mail.serve()
+    seqs = [mail.cast() for _ in range(4)]
+    mail.run(1.0)
+    assert ("rate_records_per_s", 3) == (mail.caller.failure(seqs[3]).limit, mail.disk.totals().done)
 
 
 def test_what_waits_for_links_and_instances_is_bounded_over_all_apps() -> None:

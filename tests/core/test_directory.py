@@ -412,3 +412,12 @@ def test_whatever_happens_the_groups_hold_exactly_who_may_be_sent_to(
         assert not set(view.listed) & {*view.absent, *view.departed}
         assert sorted(one for servers in view.servers.values() for one in servers.keys) == keys
     assert directory == copied(directory)
+
+
+def test_who_is_struck_is_gone_at_once_and_nobody_is_waited_for() -> None:
+    directory, view = watching(B, C)
+    directory.hide(ORDERS, B.key, 100.0)
+    directory.snapshot(snapshot(B), OPTIONS, 1.0)
+    directory.strike(ORDERS, [B.key, C.key])
+    assert ([], {}, {}, {}) == (ready(view), view.listed, view.absent, view.hidden)
+    assert not directory.expected(view, "", patient=True)

@@ -6,10 +6,12 @@ from mesh.core.directory import DirectoryOptions
 from mesh.core.edges import EDGES_MAX, Caller, callers, edges
 from mesh.core.health import HealthOptions
 from mesh.core.records import Goodbye
+from mesh.core.seats import SeatOptions
 from mesh.sim.world import World
 from tests.core.fabric import App, fleet
 
-SHORT = NodeOptions(directory=DirectoryOptions(watch_idle_s=30.0))
+SEATS = SeatOptions(user_connections_max=2 * EDGES_MAX)
+SHORT = NodeOptions(directory=DirectoryOptions(watch_idle_s=30.0), seats=SEATS)
 
 
 def seen(world: World, node: str = "a") -> list[tuple[str, bool, str]]:

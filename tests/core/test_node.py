@@ -13,6 +13,7 @@ from mesh.core.link import LinkOptions, Phase
 from mesh.core.liveness import Condition, LivenessOptions
 from mesh.core.node import Node
 from mesh.core.outbox import OutboxOptions
+from mesh.core.policy import PolicyOptions, Rule
 from mesh.core.pool import Close, PoolOptions
 from mesh.core.records import (
     Accepted,
@@ -20,6 +21,7 @@ from mesh.core.records import (
     AppHello,
     Ask,
     Cancel,
+    Failure,
     Flag,
     FloorAsk,
     Goodbye,
@@ -38,7 +40,7 @@ from mesh.core.records import (
     Status,
     Welcome,
 )
-from mesh.core.session import Credentials
+from mesh.core.session import Credentials, Named
 from mesh.sim.world import NetworkOptions, World
 from mesh.types import Endpoint, InstanceKey, TopicKey
 from tests.core.durables import Mail
@@ -844,3 +846,18 @@ def test_somebody_looks_at_the_fleet() -> None:
     one = lone_node()
     one.look(2.0)
     assert 2.0 == one.state.views.looked_at
+
+
+def test_a_policy_is_obeyed_from_now_on_and_a_token_names_whom_it_is_about() -> None:
+    one = Node(Identity("a", "sim", 1, Endpoint("a.example", 7700)), NodeOptions(), 1, 1.0)
+    conn = one.app_connected(Credentials(), 1.0)
+    one.app_named(conn, Named("ada"), 1.0)
+    one.app_data(conn, encode(0, [AppHello(0, 0, 7, 1, "shell")]), 1.0)
+    one.obey(PolicyOptions("allow", {"no": Rule("deny", users=("ada",))}), 1.0)
+    one.take(1.0)
+    for node in (one, one.copy()):
+        node.app_data(conn, encode(1, [Request(0, 0, "orders", "", 1000, b"")]), 1.0)
+        ((_, data),) = node.take(1.0).app_data
+        (failure,) = decode(data).records
+        assert isinstance(failure, Failure)
+        assert (Status.REJECTED, "no") == (failure.status, failure.rule)

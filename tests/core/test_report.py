@@ -8,10 +8,11 @@ from mesh.core.context import NodeOptions
 from mesh.core.health import Vitals
 from mesh.core.heat import HeatOptions
 from mesh.core.outbox import OutboxOptions
+from mesh.core.policy import Rule
 from mesh.core.records import BODY_INLINE_MAX, Flag, GiveBack, Status
 from mesh.core.report import REPORTS, vitals
 from mesh.sim.world import World
-from tests.core.fabric import App, fleet, hold, options
+from tests.core.fabric import App, fleet, hold, obey, options
 
 
 def ask(app: App, what: str) -> Any:
@@ -92,6 +93,31 @@ def test_status_counts_refusals_by_the_limit_that_was_reached() -> None:
     app.call("orders")
     world.run(2.0)
     assert {"outstanding_records": 1} == ask(app, "status")["totals"]["limits"]
+
+
+def test_status_says_whose_apps_are_and_what_the_policy_refused_by_rule() -> None:
+    world = fleet("a")
+    obey(world, "a", no=Rule("deny", topics=("orders",), users=("ada",)), other=Rule("deny", topics=("stock",)))
+    app = App(world, "a", 1, user="ada", groups=("staff",))
+    for topic in ("orders", "orders", "bills"):
+        app.call(topic)
+    world.run(2.0)
+    status = ask(app, "status")
+    assert {"default": "allow", "rules": 2, "refused": {"no": 2}} == status["policy"]
+    assert ("ada", ["staff"]) == (status["apps"][0]["user"], status["apps"][0]["groups"])
+
+
+def test_limits_says_how_near_apps_are_to_their_rate_and_users_to_their_connections() -> None:
+    world = fleet("a", options(outbox=OutboxOptions(rate_records_per_s=1.0, rate_burst_records=10)))
+    app, _ = App(world, "a", 1, user="ada"), App(world, "a", 2, user="ada")
+    for _ in range(4):
+        app.call("orders")
+    world.run(2.0)
+    limits = ask(app, "limits")
+    assert {"used": 2, "max": 500} == limits["user_connections_max"]
+    assert (10, True) == (limits["rate_burst_records"]["max"], 2.5 < limits["rate_burst_records"]["used"] < 3.5)
+    world = fleet("a")
+    assert 0 == ask(App(world, "a", 1), "limits")["rate_burst_records"]["used"]
 
 
 def test_links_says_to_whom_of_what_kind_and_what_they_carry() -> None:

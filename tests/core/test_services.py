@@ -7,9 +7,10 @@ from mesh.core.context import NodeOptions
 from mesh.core.effects import Renew
 from mesh.core.health import HealthOptions
 from mesh.core.inbox import InboxOptions
+from mesh.core.policy import Rule
 from mesh.core.records import Floor, FloorAsk, Goodbye, Kind, Reply, Serve, Serving, Settled, Status, Unserve
 from mesh.types import TopicKey
-from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, listed, notes, server
+from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, listed, notes, obey, server
 
 # An app serves
 
@@ -290,3 +291,24 @@ def test_the_silence_of_apps_is_not_held_against_them_by_a_node_that_was_stopped
     node = world.agents["b"].node
     node.tick(world.now + 60.0)
     assert [] == [effect for effect in node.take(world.now + 60.0).effects if isinstance(effect, Renew)]
+
+
+def test_a_policy_grants_refuses_revokes_and_grants_again() -> None:
+    world = fleet("b")
+    no = Rule("deny", verbs=("serve",), topics=("orders",))
+    obey(world, "b", no=no)
+    app = server(world)
+    assert (False, "no") == (app.of(Serving)[-1].ok, app.of(Serving)[-1].rule)
+    obey(world, "b")
+    app.serve("orders")
+    app.serve("stock")
+    world.run(world.now + 0.5)
+    assert [True, True] == [told.ok for told in app.of(Serving)[-2:]]
+    obey(world, "b", no=no)
+    assert [] == [health for health in listed(world) if health is Health.PASSING]
+    obey(world, "b")
+    assert [Health.PASSING] == listed(world)
+    app.say(Unserve("orders", "b-10"))
+    world.run(world.now + 0.1)
+    obey(world, "b", no=no)
+    assert {} == world.agents["b"].node.state.apps[10].revoked

@@ -8,6 +8,7 @@ from mesh.core.effects import Note
 from mesh.core.inbox import InboxOptions, Stage
 from mesh.core.link import LinkOptions
 from mesh.core.outbox import OutboxOptions
+from mesh.core.policy import Rule
 from mesh.core.records import (
     Ask,
     Cancel,
@@ -33,6 +34,7 @@ from tests.core.fabric import (
     link,
     listed,
     notes,
+    obey,
     options,
     server,
 )
@@ -909,3 +911,17 @@ def test_an_app_that_is_back_is_asked_what_waited_for_it_and_one_that_stays_away
     assert ([question], [77]) == (app.of(Ask), list(questions))
     world.run(8.0)
     assert {} == questions
+
+
+def test_a_request_that_the_policy_is_against_is_given_back_and_not_remembered() -> None:
+    world = fleet("ab")
+    obey(world, "b", no=Rule("deny", verbs=("call",), nodes=("a",)))
+    app = server(world)
+    caller = App(world, "a", 1)
+    call, cast = caller.call("orders"), caller.cast("orders", b"cast")
+    world.run(world.now + 0.5)
+    assert ("no", [b"cast"]) == (caller.failure(call).rule, app.bodies)
+    app.release()
+    world.run(world.now + 0.5)
+    assert caller.end(cast) is None
+    assert_mesh_quiescent(world)

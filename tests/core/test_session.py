@@ -69,6 +69,7 @@ def test_what_is_outstanding_is_counted_in_records_and_bytes() -> None:
 
 def test_nothing_is_known_of_a_process_that_the_kernel_does_not_name() -> None:
     assert Credentials(uid=-1, pid=0) == Pending(Credentials(), 1.0).credentials
+    assert ("uid -1", "ada") == (Credentials().whose, Credentials(1000, 1, "ada").whose)
 
 
 def test_its_state_is_data() -> None:

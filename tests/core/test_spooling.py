@@ -10,6 +10,8 @@ from mesh.core.directory import DirectoryOptions
 from mesh.core.durable import DurableOptions, Phase
 from mesh.core.effects import Spool
 from mesh.core.ledger import Committed, Entry, Open, Opened, Put, Refused, Sent, Unread, Word
+from mesh.core.outbox import OutboxOptions
+from mesh.core.policy import Rule
 from mesh.core.records import (
     BODY_INLINE_MAX,
     Answer,
@@ -25,7 +27,7 @@ from mesh.core.records import (
 from mesh.spool.base import DeadOptions, SpoolError
 from mesh.types import TopicKey
 from tests.core.durables import Mail, accepted
-from tests.core.fabric import App, assert_quiescent, echo, fail, fleet, hold, notes
+from tests.core.fabric import App, assert_quiescent, echo, fail, fleet, hold, notes, obey
 
 ORDERS = TopicKey("", "orders")
 
@@ -116,6 +118,16 @@ def test_what_is_no_cast_or_not_well_formed_is_rejected_and_without_a_spool_ever
     seq = caller.cast("orders", flags=Flag.DURABLE)
     world.run(2.0)
     assert "no spool" in caller.failure(seq).text
+
+
+def test_what_comes_faster_than_its_apps_rate_or_against_a_rule_is_not_taken() -> None:
+    mail = Mail(options=NodeOptions(outbox=OutboxOptions(rate_records_per_s=1.0, rate_burst_records=1)))
+    obey(mail.world, "a", no=Rule("deny", verbs=("cast",), topics=("secret",)))
+    mail.serve()
+    seqs = [mail.cast(topic="secret"), mail.cast(), mail.cast()]
+    mail.run(0.5)
+    assert ("no", "rate_records_per_s") == (mail.caller.failure(seqs[0]).rule, mail.caller.failure(seqs[2]).limit)
+    assert [seqs[1]] == accepted(mail.caller)
 
 
 def test_what_nobody_serves_waits_for_its_time() -> None:

@@ -1,0 +1,32 @@
+"""The token by which an agent knows an app that the kernel cannot name: a file, read at each dial."""
+
+import os
+from collections.abc import Mapping
+
+from mesh.errors import ConfigError
+
+__all__ = ["TOKEN_BYTES_MAX", "named_file", "read"]
+
+TOKEN_BYTES_MAX = 4096
+
+
+def named_file(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the token's file: the one given, else that of ``MESH_TOKEN_FILE``, else none; raises ConfigError if it
+    cannot be read."""
+    path = os.fspath(explicit) if explicit else environ.get("MESH_TOKEN_FILE", "")
+    try:
+        read(path)
+    except OSError as error:
+        raise ConfigError([f"the token cannot be read: {error.strerror}"], path) from None
+    return path
+
+
+def read(path: str) -> bytes:
+    """Return the token in a file, nothing without one; raises OSError that names the file."""
+    if not path:
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(TOKEN_BYTES_MAX + 2).strip()
+    except OSError as error:
+        raise OSError(error.errno, f"the token file {path}: {error.strerror}") from None

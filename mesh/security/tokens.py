@@ -1,0 +1,86 @@
+"""Tokens of apps: files that name whoever shows what is in them. Used where the kernel cannot say whose an app is."""
+
+import hmac
+import os
+import stat
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from mesh.errors import ConfigError
+
+__all__ = ["TOKEN_CHARS_MAX", "TOKEN_CHARS_MIN", "Bearer", "Tokens", "read_tokens"]
+
+TOKEN_CHARS_MIN, TOKEN_CHARS_MAX = 16, 4096
+
+_LOOSE = 0o137
+"""What the mode of a token's file must not have: 0600 and 0640 are right."""
+
+
+class Bearer(Struct, frozen=True):
+    """Whom a token names."""
+
+    user: str
+    groups: tuple[str, ...]
+
+
+class Tokens:
+    """The tokens of one agent."""
+
+    def __init__(self, held: Iterable[tuple[bytes, Bearer]] = ()) -> None:
+        self._held = tuple(held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def bearer(self, shown: bytes) -> Bearer | None:
+        """Return whom a token names; it takes as long whichever it is, and however much of it is right."""
+        found = None
+        for token, bearer in self._held:
+            if hmac.compare_digest(token, shown):
+                found = bearer
+        return found
+
+
+def read_tokens(wanted: Iterable[tuple[str, str, Bearer]]) -> Tokens:
+    """Return what is in the files of ``(name, path, bearer)``; raises ConfigError with all that is wrong."""
+    held: list[tuple[bytes, Bearer]] = []
+    names: dict[bytes, str] = {}
+    problems = []
+    for name, path, bearer in wanted:
+        try:
+            token = _read(path)
+            if token in names:
+                raise ValueError(f"holds the token of {names[token]!r} too: each needs its own")
+        except (OSError, ValueError) as error:
+            problems.append(f"token {name!r}: {path} {_said(error)}")
+            continue
+        names[token] = name
+        held.append((token, bearer))
+    if problems:
+        raise ConfigError(problems, "[policy] tokens")
+    return Tokens(held)
+
+
+def _said(error: OSError | ValueError) -> str:
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        mode = stat.S_IMODE(found.st_mode)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("is no file")
+        if mode & _LOOSE:
+            raise ValueError(f"is open to others (mode {mode:04o}): chmod 600, or 640 for the group of its apps")
+        if found.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"belongs to user {found.st_uid}: chown it to root or to the agent's user")
+        token = file.read(TOKEN_CHARS_MAX + 2).strip()
+    if not (TOKEN_CHARS_MIN <= len(token) <= TOKEN_CHARS_MAX and all(0x21 <= byte <= 0x7E for byte in token)):
+        raise ValueError(
+            f"must hold one token of {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX} printable characters: "
+            f"`openssl rand -hex 32` makes one"
+        )
+    return token
