@@ -82,14 +82,14 @@ class Client:
         engine.line.open()
         try:
             await engine.wait_until(
-                lambda: engine.session.connection.is_up or (engine.refused is not None and engine.refused.final),
+                lambda: engine.session.connection.is_up or engine.told.is_refused,
                 engine.now() + timeout_s,
             )
             if engine.session.connection.is_up:
                 return
-            if engine.refused is not None and engine.refused.final:
-                raise refusal_of(engine.refused.reason, engine.refused.text)
-            raise no_welcome(engine.session.away(), engine.refused, timeout_s)
+            if engine.told.is_refused and engine.told.refused is not None:
+                raise refusal_of(engine.told.refused.reason, engine.told.refused.text)
+            raise no_welcome(engine.session.away(), engine.told.refused, timeout_s)
         except BaseException:
             engine.stop()
             raise
@@ -244,12 +244,12 @@ class Client:
         number = engine.session.query(what, arguments, engine.now())
         engine.flush_soon()
         try:
-            came = await engine.wait_until(lambda: number in engine.reports, engine.now() + timeout_s)
+            came = await engine.wait_until(lambda: number in engine.told.reports, engine.now() + timeout_s)
         finally:
             engine.session.forget_query(number)
         if not came:
             raise AgentUnavailable(engine.session.away() or f"no answer to {what!r} within {timeout_s} s")
-        report = engine.reports.pop(number)
+        report = engine.told.reports.pop(number)
         if not report.ok:
             raise Rejected(report.body.decode(errors="replace"), where=self.node)
         return msgspec.json.decode(report.body)
@@ -324,18 +324,18 @@ class Client:
         if topic in engine.pools:
             raise Rejected(f"this client serves {topic!r} already")
         engine.pools[topic] = pool
-        engine.told.pop(topic, None)
+        engine.told.topics.pop(topic, None)
         session.serve(topic, name, pool.workers, max(1, prefetch))
         engine.flush_soon()
-        came = await engine.wait_until(lambda: topic in engine.told, engine.now() + timeout_s)
-        if came and engine.told[topic].ok:
+        came = await engine.wait_until(lambda: topic in engine.told.topics, engine.now() + timeout_s)
+        if came and engine.told.topics[topic].ok:
             return
         session.unserve(topic)
         engine.flush_soon()
         if not came:
             raise AgentUnavailable(session.away() or f"the agent did not answer within {timeout_s} s")
         engine.pools.pop(topic, None)
-        raise Rejected(engine.told[topic].text, rule=engine.told[topic].rule, where=self.node)
+        raise Rejected(engine.told.topics[topic].text, rule=engine.told.topics[topic].rule, where=self.node)
 
     async def served(self) -> None:
         """Return when the agent has agreed to everything that was decorated; raises what it did not agree to."""
@@ -409,7 +409,7 @@ class Client:
                 engine.flush_soon()
                 if session.connection.is_up:
                     await engine.wait_until(
-                        lambda: engine.parted or not session.connection.is_up, engine.now() + FAREWELL_S
+                        lambda: engine.told.parted or not session.connection.is_up, engine.now() + FAREWELL_S
                     )
             finally:
                 engine.stop()

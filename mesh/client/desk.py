@@ -22,15 +22,12 @@ from mesh.client.events import (
     Ended,
     Event,
     Held,
-    Leaving,
-    Opened,
+    Lost,
     Outcome,
-    Parted,
-    Refused,
-    Reported,
     ServingTold,
 )
 from mesh.client.session import Session
+from mesh.client.told import Told
 from mesh.client.tracing import follower, tell_asked
 from mesh.client.unheard import Unheard
 from mesh.client.workers import Handler, Pools, Workers
@@ -90,10 +87,7 @@ class Desk:
         self.engine.unattended = self._is_unattended
         self.pools = Pools()
         self.engine.hurried = self.pools.hurry
-        self.reports: dict[int, Reported] = {}
-        self.told: dict[str, ServingTold] = {}
-        self.refused: Refused | None = None
-        self.parted = False
+        self.told = Told()
         self._wait_for_room = wait_for_room
         self._ends: dict[int, Ticket | Future[Any]] = {}
         self._holds: dict[int, Ticket | Future[Any]] = {}
@@ -277,25 +271,12 @@ class Desk:
                 self._finish(target, aimed_receipt(self.session, event))
         elif isinstance(event, CancelAsked):
             self.pools.cancel(event.id)
-        elif isinstance(event, ServingTold):
-            self.told[event.topic] = event
-            if event.rule:
-                logger.warning("the agent does not let this app serve: %s", event.text)
-            if event.topic not in self.session.serving.services:
-                self.pools.remove(event.topic)
-        elif isinstance(event, Reported):
-            self.reports[event.number] = event
-        elif isinstance(event, Opened):
-            logger.info("connected to the agent of %s (incarnation %d)", event.welcome.node, event.welcome.incarnation)
-        elif isinstance(event, Refused):
-            self.refused = event
-            logger.warning("the agent refused this app: %s", event.text)
-        elif isinstance(event, Leaving):
-            logger.info("the agent drains: %s", event.reason or "no reason given")
-        elif isinstance(event, Parted):
-            self.parted = True
+        elif isinstance(event, Lost):
+            logger.info("the connection to the agent is lost: %s", event.reason)
         else:
-            logger.info("the connection to the agent is lost: %s", getattr(event, "reason", ""))
+            self.told.take(event)
+            if isinstance(event, ServingTold) and event.topic not in self.session.serving.services:
+                self.pools.remove(event.topic)
 
     # The end
 

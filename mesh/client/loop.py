@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -17,17 +16,13 @@ from mesh.client.events import (
     Ended,
     Event,
     Held,
-    Leaving,
     Lost,
-    Opened,
     Outcome,
-    Parted,
-    Refused,
-    Reported,
     ServingTold,
 )
 from mesh.client.session import Session
 from mesh.client.tasks import Pool
+from mesh.client.told import Told
 from mesh.client.tracing import follower, tell_asked
 from mesh.client.unheard import Unheard
 from mesh.core.records import Failure, Kind, Request
@@ -35,8 +30,6 @@ from mesh.errors import AgentUnavailable, Indeterminate, OutcomeError, SessionCl
 from mesh.types import MessageId
 
 __all__ = ["Engine", "Line"]
-
-logger = logging.getLogger("mesh")
 
 
 class Line(Protocol):
@@ -63,10 +56,7 @@ class Engine:
         self.ends: dict[int, asyncio.Future[Outcome]] = {}
         self.holds: dict[int, asyncio.Future[Outcome]] = {}
         self.pools: dict[str, Pool] = {}
-        self.reports: dict[int, Reported] = {}
-        self.told: dict[str, ServingTold] = {}
-        self.refused: Refused | None = None
-        self.parted = False
+        self.told = Told()
         self._watches: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._unheard = Unheard()
 
@@ -112,25 +102,12 @@ class Engine:
         elif isinstance(event, CancelAsked):
             for pool in self.pools.values():
                 pool.cancel(event.id)
-        elif isinstance(event, ServingTold):
-            self.told[event.topic] = event
-            if event.rule:
-                logger.warning("the agent does not let this app serve: %s", event.text)
-            if event.topic not in self.session.serving.services:
-                self.pools.pop(event.topic, None)
-        elif isinstance(event, Reported):
-            self.reports[event.number] = event
-        elif isinstance(event, Opened):
-            logger.info("connected to the agent of %s (incarnation %d)", event.welcome.node, event.welcome.incarnation)
-        elif isinstance(event, Refused):
-            self.refused = event
-            logger.warning("the agent refused this app: %s", event.text)
-        elif isinstance(event, Leaving):
-            logger.info("the agent drains: %s", event.reason or "no reason given")
-        elif isinstance(event, Parted):
-            self.parted = True
         elif isinstance(event, Lost):
             self.line.lose(event.reason)
+        else:
+            self.told.take(event)
+            if isinstance(event, ServingTold) and event.topic not in self.session.serving.services:
+                self.pools.pop(event.topic, None)
 
     # Waiting
 

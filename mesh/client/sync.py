@@ -112,14 +112,14 @@ class Client:
         desk = self._desk
         try:
             desk.engine.wait_until(
-                lambda: desk.session.connection.is_up or (desk.refused is not None and desk.refused.final),
+                lambda: desk.session.connection.is_up or desk.told.is_refused,
                 desk.engine.now() + timeout_s,
             )
             if desk.session.connection.is_up:
                 return
-            if desk.refused is not None and desk.refused.final:
-                raise refusal_of(desk.refused.reason, desk.refused.text)
-            raise no_welcome(desk.session.away(), desk.refused, timeout_s)
+            if desk.told.is_refused and desk.told.refused is not None:
+                raise refusal_of(desk.told.refused.reason, desk.told.refused.text)
+            raise no_welcome(desk.session.away(), desk.told.refused, timeout_s)
         except BaseException:
             desk.stop()
             raise
@@ -266,13 +266,13 @@ class Client:
             number = desk.session.query(what, arguments, desk.engine.now())
         try:
             desk.engine.pump()
-            came = desk.engine.wait_until(lambda: number in desk.reports, until)
+            came = desk.engine.wait_until(lambda: number in desk.told.reports, until)
         finally:
             with desk.engine.lock:
                 desk.session.forget_query(number)
         if not came:
             raise AgentUnavailable(desk.session.away() or f"no answer to {what!r} within {timeout_s} s")
-        report = desk.reports.pop(number)
+        report = desk.told.reports.pop(number)
         if not report.ok:
             raise Rejected(report.body.decode(errors="replace"), where=desk.session.limits.node)
         return msgspec.json.decode(report.body)
@@ -342,19 +342,19 @@ class Client:
         if topic in desk.pools:
             raise Rejected(f"this client serves {topic!r} already")
         desk.pools.add(desk.engine.workers(topic, handler, max(1, workers), expose_tracebacks=expose_tracebacks))
-        desk.told.pop(topic, None)
+        desk.told.topics.pop(topic, None)
         with desk.engine.lock:
             session.serve(topic, name, max(1, workers), max(1, prefetch))
         desk.engine.pump()
-        came = desk.engine.wait_until(lambda: topic in desk.told, desk.engine.now() + timeout_s)
-        if came and desk.told[topic].ok:
+        came = desk.engine.wait_until(lambda: topic in desk.told.topics, desk.engine.now() + timeout_s)
+        if came and desk.told.topics[topic].ok:
             desk.engine.ring()
             return handler
         self._unserve(topic)
         if not came:
             raise AgentUnavailable(session.away() or f"the agent did not answer within {timeout_s} s")
         desk.pools.remove(topic)
-        raise Rejected(desk.told[topic].text, rule=desk.told[topic].rule, where=session.limits.node)
+        raise Rejected(desk.told.topics[topic].text, rule=desk.told.topics[topic].rule, where=session.limits.node)
 
     def unserve(self, topic: str, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Serve a topic no more: return when what the agent had handed out is finished, or after ``timeout_s``."""
@@ -424,7 +424,7 @@ class Client:
                 desk.engine.pump()
                 if is_up:
                     desk.engine.wait_until(
-                        lambda: desk.parted or not desk.session.connection.is_up, desk.engine.now() + FAREWELL_S
+                        lambda: desk.told.parted or not desk.session.connection.is_up, desk.engine.now() + FAREWELL_S
                     )
             finally:
                 desk.stop()

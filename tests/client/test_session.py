@@ -567,8 +567,7 @@ def test_one_request_may_be_larger_than_the_whole_window_in_bytes() -> None:
 def test_a_long_backlog_is_written_in_turns(agent: Agent) -> None:
     for _ in range(TURN_RECORDS + 1):
         agent.ask()
-    (data,) = agent.session.take(T0)
-    assert TURN_RECORDS == len(decode(data).records)
+    assert TURN_RECORDS == sum(len(decode(data).records) for data in agent.session.take(T0))
     (data,) = agent.session.take(T0)
     assert 1 == len(decode(data).records)
     assert not agent.session.wants_write
