@@ -278,7 +278,8 @@ class Engine:
     def _read(self, wait_s: float) -> memoryview | None:
         """Return what came: None when nothing did, empty at the end."""
         sock = self._in
-        assert sock is not None
+        if sock is None:  # it was stopped just now
+            return None
         if self._unsent:
             wait_s = 0
         elif self.hurried():
@@ -341,11 +342,14 @@ class Engine:
             out.settimeout(0)
             self._step_s = 0.0
             self._frames = FrameReader()
-            with self._sending:
+            with self._sending, self.lock:
+                if self.session.phase is not Phase.AWAY:  # it was stopped meanwhile
+                    sock.close()
+                    out.close()
+                    return False
                 self._in, self._out, self._unsent = sock, out, memoryview(b"")
-                with self.lock:
-                    self.session.token = token
-                    self.session.connected(now)
+                self.session.token = token
+                self.session.connected(now)
             self.pump()
             return True
         with self.lock:

@@ -13,9 +13,12 @@ import pytest
 
 import mesh
 from mesh import Message
+from mesh.client.api import new_session
+from mesh.client.connection import Phase
 from mesh.client.engine import Engine
 from mesh.client.unheard import Unheard
 from mesh.core.records import Failure, Status
+from tests.client.scripted import ScriptedAgent
 from tests.client.shells import WITHIN_S
 
 pytestmark = pytest.mark.io
@@ -41,6 +44,27 @@ def test_a_callback_may_call_though_it_runs_in_the_reader(client: mesh.Client) -
         client.call_async("sync-callback", b"outer").add_done_callback(called)
         assert done.wait(WITHIN_S)
         assert [b"inner"] == bodies
+
+
+def test_a_client_that_is_stopped_while_it_dials_connects_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = ScriptedAgent(tmp_path / "agent.sock")
+    session = new_session("web", "", "", "here")
+    engine = Engine(session, [str(agent.path)], lambda events: None)
+
+    def stopped_meanwhile(path: str) -> None:
+        engine.stop()
+
+    monkeypatch.setattr("mesh.client.engine.trust", stopped_meanwhile)
+    engine.start()
+    until = time.monotonic() + WITHIN_S
+    while not engine.is_stopped and time.monotonic() < until:
+        time.sleep(0.001)
+    assert agent.accept().is_closed()
+    assert Phase.CLOSED is session.phase
+    assert [] == [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    agent.close()
 
 
 def test_serve_decorates(client: mesh.Client) -> None:
