@@ -103,6 +103,7 @@ class Reactor:
         note: Callable[..., None],
     ) -> None:
         self.config = config
+        self.rules = rules
         self.inherited = inherited
         self.note = note
         self.clock = time.monotonic
@@ -121,11 +122,9 @@ class Reactor:
         self.refusals: deque[dict[str, object]] = deque(maxlen=REFUSALS_MAX)
         self.guard = self._make_guard(keys)
         people = People(rules.tokens)
-        self.rules = rules
-        readers = {"keys": self.guard.read} if self.guard is not None else {}
-        self.reloading = Reloading(
-            readers | {"policy": Ruling(config, inherited.data_dir, people, self._change).read}, in_thread, note
-        )
+        readers = {"policy": Ruling(config, inherited.data_dir, people, self._change).read}
+        readers |= {"keys": self.guard.read} if self.guard is not None else {}
+        self.reloading = Reloading(readers, in_thread, note)
         self.links = self._make_links(keys)
         self.apps = Apps(
             inherited.app_listener,
@@ -135,9 +134,7 @@ class Reactor:
                 *(self._app_closed, self._teller(self.node.app_died), self._app_took, self._apps_full),
             ),
             AppsOptions(
-                connections_max=config.agent.app_connections_max,
-                unread_bytes_max=config.agent.app_unread_bytes_max,
-                mourn_s=options.outbox.resume_grace_s,
+                *(config.agent.app_connections_max, config.agent.app_unread_bytes_max, options.outbox.resume_grace_s)
             ),
             self.clock,
         )
