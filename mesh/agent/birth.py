@@ -6,6 +6,7 @@ from mesh.agent import logs
 from mesh.agent.exits import Exit
 from mesh.agent.pages import read_token
 from mesh.agent.reactor import REACTOR_STOPS, Reactor
+from mesh.agent.ruling import first_rules
 from mesh.agent.supervisor import Inherited
 from mesh.config import Config
 from mesh.core.effects import Level
@@ -19,7 +20,7 @@ def run(config: Config, inherited: Inherited) -> int:
     """Be a reactor: return the exit status, see `exits`."""
     note = logs.make_note(node=config.node_id)
     try:
-        keys, tokens = config.load_keys(time.time()), config.load_tokens()
+        keys, rules = config.load_keys(time.time()), first_rules(config, inherited.data_dir, note)
         matchmaker, board = config.make_matchmaker(), config.make_topology()
     except (ConfigError, MatchmakerError) as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.UNAVAILABLE), why=str(error))
@@ -29,4 +30,4 @@ def run(config: Config, inherited: Inherited) -> int:
     except ValueError as error:
         note(REACTOR_STOPS, Level.ERROR, status=int(Exit.CONFIGURATION), why=str(error))
         return Exit.CONFIGURATION
-    return Reactor(config, keys, tokens, inherited, matchmaker, board, note).run(token)
+    return Reactor(config, keys, rules, inherited, matchmaker, board, note).run(token)

@@ -22,7 +22,7 @@ from mesh.core.codec import decode, encode
 from mesh.core.records import AppHello
 from mesh.core.session import Credentials, Named
 from mesh.errors import ProtocolError
-from mesh.security.tokens import Bearer, Tokens
+from mesh.security.tokens import Bearer, Tokens, digest_of
 
 __all__ = ["People", "Person", "peer_of"]
 
@@ -81,7 +81,7 @@ def _group_name(gid: int) -> str:
 
 
 class People:
-    """The people of one agent. ``bearers``: the tokens by which connections were named."""
+    """The people of one agent. ``bearers``: by which digests of tokens connections were named."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
@@ -128,10 +128,11 @@ class People:
         hello = batch.records[0] if batch.records else None
         if not isinstance(hello, AppHello) or not hello.token:
             return None
-        bearer = self.tokens.bearer(hello.token)
+        digest = digest_of(hello.token)
+        bearer = self.tokens.bearer(digest)
         named = Named(problem=UNKNOWN_TOKEN) if bearer is None else Named(bearer.user, bearer.groups)
         if bearer is not None:
-            self.bearers[conn] = hello.token, bearer
+            self.bearers[conn] = digest, bearer
         return named, encode(batch.counter, [structs.replace(hello, token=b""), *batch.records[1:]])
 
     def left(self, conn: int) -> None:
@@ -142,7 +143,7 @@ class People:
         """From now on believe these tokens; return the connections whose token names nobody now, or somebody else."""
         self.tokens = tokens
         self.forget()
-        return [conn for conn, (token, bearer) in self.bearers.items() if tokens.bearer(token) != bearer]
+        return [conn for conn, (digest, bearer) in self.bearers.items() if tokens.bearer(digest) != bearer]
 
 
 def _names(person: Person, users: dict[int, str], groups: dict[int, str]) -> tuple[str, tuple[str, ...]]:

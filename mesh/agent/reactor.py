@@ -36,7 +36,7 @@ from mesh.agent.poison import Poison
 from mesh.agent.process import READY, pulse
 from mesh.agent.recorder import Recorder
 from mesh.agent.reloading import Reloading
-from mesh.agent.ruling import Ruling
+from mesh.agent.ruling import Rules, Ruling
 from mesh.agent.spooler import Spooler
 from mesh.agent.supervisor import Inherited
 from mesh.agent.threads import in_place, in_thread
@@ -72,7 +72,6 @@ from mesh.core.report import vitals
 from mesh.core.session import Credentials
 from mesh.matchmaker.base import Matchmaker
 from mesh.security.store import NodeKeys
-from mesh.security.tokens import Tokens
 from mesh.types import Endpoint
 
 __all__ = ["REACTOR_STOPS", "Reactor"]
@@ -97,13 +96,14 @@ class Reactor:
         self,
         config: Config,
         keys: NodeKeys | None,
-        tokens: Tokens,
+        rules: Rules,
         inherited: Inherited,
         matchmaker: Matchmaker,
         board: Board | None,
         note: Callable[..., None],
     ) -> None:
         self.config = config
+        self.rules = rules
         self.inherited = inherited
         self.note = note
         self.clock = time.monotonic
@@ -121,9 +121,10 @@ class Reactor:
         self.node.facts["refused"] = []
         self.refusals: deque[dict[str, object]] = deque(maxlen=REFUSALS_MAX)
         self.guard = self._make_guard(keys)
-        people = People(tokens)
-        readers = {"keys": self.guard.read} if self.guard is not None else {}
-        self.reloading = Reloading(readers | {"policy": Ruling(config, people, self._change).read}, in_thread, note)
+        people = People(rules.tokens)
+        readers = {"policy": Ruling(config, inherited.data_dir, people, self._change).read}
+        readers |= {"keys": self.guard.read} if self.guard is not None else {}
+        self.reloading = Reloading(readers, in_thread, note)
         self.links = self._make_links(keys)
         self.apps = Apps(
             inherited.app_listener,
@@ -133,9 +134,7 @@ class Reactor:
                 *(self._app_closed, self._teller(self.node.app_died), self._app_took, self._apps_full),
             ),
             AppsOptions(
-                connections_max=config.agent.app_connections_max,
-                unread_bytes_max=config.agent.app_unread_bytes_max,
-                mourn_s=options.outbox.resume_grace_s,
+                *(config.agent.app_connections_max, config.agent.app_unread_bytes_max, options.outbox.resume_grace_s)
             ),
             self.clock,
         )
@@ -222,7 +221,7 @@ class Reactor:
         reload.start(lambda: gevent.spawn(self.reloading.reload))
         if self.guard is not None:
             self._trust(self.guard.keys)
-        self.node.obey(self.config.policy, self.clock())
+        self.node.obey(self.rules.policy, self.clock())
         for session in self._poison().shut_out():
             self.node.shut_out(session, self.clock())
         self.watcher.start()

@@ -6,7 +6,7 @@ from typing import Any
 from mesh.core.effects import Level
 from mesh.errors import ConfigError
 
-__all__ = ["Reader", "Reloading"]
+__all__ = ["RELOAD_REFUSED", "Reader", "Reloading"]
 
 RELOADED = "reloaded"
 RELOAD_REFUSED = "reload_refused"

@@ -1,5 +1,6 @@
 """Tokens of apps: files that name whoever shows what is in them. Used where the kernel cannot say whose an app is."""
 
+import hashlib
 import hmac
 import os
 import stat
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from mesh.errors import ConfigError
 
-__all__ = ["TOKEN_CHARS_MAX", "TOKEN_CHARS_MIN", "Bearer", "Tokens", "read_tokens"]
+__all__ = ["TOKEN_CHARS_MAX", "TOKEN_CHARS_MIN", "Bearer", "Tokens", "digest_of", "read_tokens"]
 
 TOKEN_CHARS_MIN, TOKEN_CHARS_MAX = 16, 4096
 
@@ -24,20 +25,21 @@ class Bearer(Struct, frozen=True):
     groups: tuple[str, ...]
 
 
-class Tokens:
-    """The tokens of one agent."""
+def digest_of(token: bytes) -> bytes:
+    """Return what an agent keeps of a token. Tokens are drawn at random and long: nothing slows a guess down."""
+    return hashlib.sha256(token).digest()
 
-    def __init__(self, held: Iterable[tuple[bytes, Bearer]] = ()) -> None:
-        self._held = tuple(held)
 
-    def __len__(self) -> int:
-        return len(self._held)
+class Tokens(Struct, frozen=True):
+    """The tokens of one agent, by their digests."""
+
+    held: tuple[tuple[bytes, Bearer], ...] = ()
 
     def bearer(self, shown: bytes) -> Bearer | None:
-        """Return whom a token names; it takes as long whichever it is, and however much of it is right."""
+        """Return whom the token with this digest names; it takes as long whichever it is."""
         found = None
-        for token, bearer in self._held:
-            if hmac.compare_digest(token, shown):
+        for digest, bearer in self.held:
+            if hmac.compare_digest(digest, shown):
                 found = bearer
         return found
 
@@ -56,10 +58,10 @@ def read_tokens(wanted: Iterable[tuple[str, str, Bearer]]) -> Tokens:
             problems.append(f"token {name!r}: {path} {_said(error)}")
             continue
         names[token] = name
-        held.append((token, bearer))
+        held.append((digest_of(token), bearer))
     if problems:
         raise ConfigError(problems, "[policy] tokens")
-    return Tokens(held)
+    return Tokens(tuple(held))
 
 
 def _said(error: OSError | ValueError) -> str:

@@ -23,7 +23,7 @@ from mesh.agent.people import People, Person
 from mesh.core.codec import FRAME_BYTES_MAX, decode, encode
 from mesh.core.records import AppHello, Ping
 from mesh.core.session import Credentials, Named
-from mesh.security.tokens import Bearer, Tokens
+from mesh.security.tokens import Bearer, Tokens, digest_of
 from tests.agent.link_ends import until
 
 pytestmark = pytest.mark.io
@@ -63,7 +63,7 @@ class Host:
             lambda conn, number: self.took.append((conn, number)),
             self.full.append,
         )
-        self.people = People(Tokens([(TOKEN, Bearer("web", ("apps",)))]))
+        self.people = People(Tokens(((digest_of(TOKEN), Bearer("web", ("apps",))),)))
         self.apps = Apps(self.listener.socket, self.people, events, AppsOptions(**(limits | options)), lambda: self.now)
 
     def _connected(self, credentials: Credentials) -> int:

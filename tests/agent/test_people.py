@@ -12,7 +12,7 @@ from mesh.agent.people import People, Person, peer_of
 from mesh.core.codec import decode, encode
 from mesh.core.records import AppHello, Ping
 from mesh.core.session import Credentials, Named
-from mesh.security.tokens import Bearer, Tokens
+from mesh.security.tokens import Bearer, Tokens, digest_of
 from tests.agent.link_ends import until
 
 pytestmark = pytest.mark.io
@@ -21,8 +21,12 @@ TOKEN, OTHER = b"0123456789abcdef", b"fedcba9876543210"
 WEB = Bearer("web", ("apps",))
 
 
+def tokens(*held: tuple[bytes, Bearer]) -> Tokens:
+    return Tokens(tuple((digest_of(token), bearer) for token, bearer in held))
+
+
 def people(*held: tuple[bytes, Bearer]) -> People:
-    return People(Tokens(held))
+    return People(tokens(*held))
 
 
 def hello(token: bytes = b"") -> memoryview:
@@ -111,7 +115,7 @@ def test_a_token_names_its_bearer_and_goes_no_further() -> None:
     named, bare = found
     assert Named("web", ("apps",)) == named
     assert (3, [AppHello(0, 0, 7, 1, "app"), Ping(1)]) == (decode(bare).counter, decode(bare).records)
-    assert {5: (TOKEN, WEB)} == one.bearers
+    assert {5: (digest_of(TOKEN), WEB)} == one.bearers
     one.left(5)
     assert {} == one.bearers
 
@@ -136,5 +140,5 @@ def test_other_tokens_count_from_now_on_and_whoever_was_named_otherwise_is_told_
         one.look(conn, hello(token))
     one.left(3)
     assert [] == one.use(one.tokens)
-    assert [2] == one.use(Tokens([(TOKEN, WEB), (OTHER, Bearer("jobs", ("more",)))]))
+    assert [2] == one.use(tokens((TOKEN, WEB), (OTHER, Bearer("jobs", ("more",)))))
     assert [1, 2] == one.use(Tokens())

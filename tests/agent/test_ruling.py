@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from mesh.agent.people import People
-from mesh.agent.ruling import Ruling
+from mesh.agent.ruling import Rules, Ruling, first_rules
 from mesh.config import load
 from mesh.core.codec import encode
 from mesh.core.policy import PolicyOptions, Rule
 from mesh.core.records import AppHello
 from mesh.errors import ConfigError
+from mesh.security.tokens import Bearer, digest_of
 
 pytestmark = pytest.mark.io  # the machine's interfaces are asked for
 
@@ -29,7 +30,8 @@ class Agent:
         config = load(self.path)
         self.people = People(config.load_tokens())
         self.obeyed: list[tuple[PolicyOptions, list[int]]] = []
-        self.ruling = Ruling(config, self.people, lambda policy, dropped: self.obeyed.append((policy, dropped)))
+        self.config = config
+        self.ruling = Ruling(config, directory, self.people, lambda *told: self.obeyed.append(told))
 
     def write(self, rule: str, more: str = "") -> None:
         self.path.write_text(
@@ -68,3 +70,30 @@ def test_what_is_broken_is_refused_whole(agent: Agent) -> None:
         with pytest.raises(ConfigError, match=problem):
             agent.ruling.read()
     assert [] == agent.obeyed
+
+
+def test_a_reactor_begins_with_the_file_or_if_that_is_broken_with_what_was_in_effect_last(agent: Agent) -> None:
+    notes: list[str] = []
+
+    def first() -> Rules:
+        return first_rules(agent.config, agent.path.parent, lambda name, *_, **__: notes.append(name))
+
+    agent.write("broken", "topcis = []\n")
+    with pytest.raises(ConfigError, match="did you mean topics"):
+        first()
+    agent.write("two")
+    assert ["two"] == list(first().policy.rules)
+    agent.write("three")
+    agent.ruling.read()()
+    agent.write("broken", "topcis = []\n")
+    rules = first()
+    assert (["three"], ["reload_refused"]) == (list(rules.policy.rules), notes)
+    assert Bearer("web", ()) == rules.tokens.bearer(digest_of(TOKEN.encode()))
+    kept = agent.path.parent / "policy.msgpack"
+    assert (0o600, False) == (kept.stat().st_mode & 0o777, TOKEN.encode() in kept.read_bytes())
+
+
+def test_what_cannot_be_kept_is_said(agent: Agent) -> None:
+    (agent.path.parent / ".policy.msgpack").mkdir()
+    assert "could not be kept for the next reactor: Is a directory" in agent.ruling.read()()
+    assert 1 == len(agent.obeyed)

@@ -18,7 +18,7 @@ from mesh.core.policy import Rule
 from mesh.errors import ConfigError
 from mesh.matchmaker.consul import ConsulMatchmaker
 from mesh.matchmaker.sqlite import SqliteMatchmaker
-from mesh.security.tokens import Bearer
+from mesh.security.tokens import Bearer, digest_of
 from mesh.types import Endpoint
 from tests.config.machines import HOST, configure
 
@@ -390,7 +390,7 @@ def test_a_policy_is_composed_and_its_tokens_are_read_from_their_files(tmp_path:
     with pytest.raises(ConfigError, match="must hold one token"):
         config.load_tokens()
     file.write_text("0123456789abcdef")
-    assert Bearer("jobs", ("batch",)) == config.load_tokens().bearer(b"0123456789abcdef")
+    assert Bearer("jobs", ("batch",)) == config.load_tokens().bearer(digest_of(b"0123456789abcdef"))
     assert configure(tmp_path).path is None
 
 

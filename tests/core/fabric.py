@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from mesh.core.catalogue import Health
 from mesh.core.chunks import Chunker
-from mesh.core.codec import decode, encode
+from mesh.core.codec import decode, encode, encode_split
 from mesh.core.context import NodeOptions
 from mesh.core.effects import Note
 from mesh.core.identity import Identity
@@ -162,10 +162,10 @@ class App:
     def take(self, now: float) -> list[bytes]:
         if not self.out:
             return []
-        data = encode(self.counter, self.out)
-        self.counter += 1
+        frames = encode_split(self.counter, self.out)
+        self.counter += len(frames)
         self.out = []
-        return [data]
+        return frames
 
     # What it does
 

@@ -4,7 +4,7 @@ import pytest
 
 from mesh.core.catalogue import AgentEntry, Instance, Snapshot
 from mesh.core.chunks import Chunker
-from mesh.core.codec import decode, encode
+from mesh.core.codec import decode, encode, encode_split
 from mesh.core.context import NodeOptions
 from mesh.core.effects import Claim, CloseLink, Note, OpenLink, Stop, Watch
 from mesh.core.heat import HeatOptions
@@ -626,7 +626,8 @@ def test_what_is_accepted_and_settled_is_told_in_as_many_records_as_it_needs() -
     conn = one.app_connected(Credentials(), 1.0)
     one.app_data(conn, encode(0, [AppHello(0, 0, 11, 1, "shell")]), 1.0)
     requests = [Request(seq % 2, seq, "orders", "", 9000, b"", Flag.WAIT) for seq in range(10_000)]
-    one.app_data(conn, encode(1, requests), 1.0)
+    for frame in encode_split(1, requests):
+        one.app_data(conn, frame, 1.0)
     records = [record for _, data in one.take(1.0).app_data for record in decode(data).records]
     accepted = [record for record in records if isinstance(record, Accepted)]
     assert [4_096, 904] == [len(record.ranges) for record in accepted]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import ConfigError
-from mesh.security.tokens import Bearer, Tokens, read_tokens
+from mesh.security.tokens import Bearer, Tokens, digest_of, read_tokens
 
 WEB, JOBS = Bearer("web", ("apps",)), Bearer("jobs", ())
 TOKEN = "0123456789abcdef"
@@ -21,9 +21,11 @@ def put(path: Path, text: str = TOKEN + "\n", mode: int = 0o600) -> str:
 def test_a_token_names_whom_it_was_made_for_and_no_other_does(tmp_path: Path) -> None:
     web, jobs = put(tmp_path / "web"), put(tmp_path / "jobs", "fedcba9876543210", 0o640)
     tokens = read_tokens([("web", web, WEB), ("jobs", jobs, JOBS)])
-    assert [WEB, JOBS] == [tokens.bearer(token) for token in (TOKEN.encode(), b"fedcba9876543210")]
-    assert [None] * 4 == [tokens.bearer(token) for token in (b"", b"0123", TOKEN.encode() + b"\n", b"x" * 16)]
-    assert (2, 0) == (len(tokens), len(Tokens()))
+    assert [WEB, JOBS] == [tokens.bearer(digest_of(token)) for token in (TOKEN.encode(), b"fedcba9876543210")]
+    wrong = (b"", b"0123", TOKEN.encode() + b"\n", b"x" * 16)
+    assert [None] * 5 == [*(tokens.bearer(digest_of(token)) for token in wrong), tokens.bearer(TOKEN.encode())]
+    assert None is Tokens().bearer(digest_of(TOKEN.encode()))
+    assert TOKEN not in repr(tokens)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o604, 0o620, 0o650, 0o700])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import mesh
-from mesh.core.records import AppHello, Refuse, RefuseReason
+from mesh.core.records import AppHello, Failure, Refuse, RefuseReason
 from tests.system.agents import ROOT, WITHIN_S, Agent, Fleet, toml, until
 
 pytestmark = pytest.mark.system
@@ -164,6 +164,20 @@ def test_a_policy_is_read_anew_while_links_and_calls_go_on_and_a_broken_one_is_r
     assert (pid, []) == (a.reactor_pid, traffic.failures)
 
 
+def test_a_reactor_that_replaces_a_killed_one_keeps_the_rules_though_the_file_is_broken(fleet: Fleet) -> None:
+    a = fleet.start("a", policy={"default": "allow"})
+    good = a.config_path.read_text() + rules(no={"effect": "deny", "topics": ["echo"]})
+    for text in (good, good + "topcis = []\n"):
+        a.config_path.write_text(text)
+        reload(a)
+        a.kill_reactor()
+        a.expect("reactor_ready")
+        with a.app() as app:
+            end = app.call("echo")
+        assert isinstance(end, Failure)
+        assert "no" == end.rule
+
+
 def test_an_app_that_may_not_serve_raises_rejected_with_the_rule(fleet: Fleet) -> None:
     a = fleet.start("a", policy__rules__no={"effect": "deny", "verbs": ["serve"], "topics": ["pay.*"]})
     with mesh.connect(socket=a.socket_path) as client:
@@ -273,6 +287,6 @@ def test_one_user_cannot_take_all_connections(open_fleet: Fleet) -> None:
     held.pop().socket.close()
     with mesh.connect(socket=a.socket_path, connect_timeout_s=WITHIN_S):
         pass
+    assert held[0].query("status")["totals"]["limits"]["user_connections_max"] >= 1
     for app in held:
         app.socket.close()
-    assert a.query("status")["totals"]["limits"]["user_connections_max"] >= 1
