@@ -13,8 +13,9 @@
 
 Arguments are converted to the method's hints and checked against them before it runs; what does not fit reaches the
 caller as a `RemoteError` of type ``TypeError``, a method that is not there as ``MethodNotFound``. Names that begin
-with an underscore are nobody's to call. A reply that is no such result is a `BadResult`. Methods may be coroutines where the service is served by ``mesh.aio``, and
-with a client of ``mesh.aio`` each call is awaited.
+with an underscore are nobody's to call. A reply that is no result, or of another type than was asked for, is a
+`BadResult`. Methods may be coroutines where the service is served by ``mesh.aio``, and with a client of ``mesh.aio``
+each call is awaited.
 """
 
 import functools
