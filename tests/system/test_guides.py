@@ -45,6 +45,7 @@ def test_the_first_page_shows_the_code_of_the_guide() -> None:
 
 
 def test_what_goes_otherwise_than_a_guide_says_is_found(tmp_path: Path) -> None:
-    page = "```console\n$ cat <<END\n> a\n>\n> b\n> END\na\n\nb\n$ echo one; echo two\n…\n$ echo 17 x\n1… x\n$ false\n```\n"
+    here = "$ cat <<END\n> a\n>\n> b\n> END\na\n\nb\n"
+    page = f"```console\n{here}$ echo one; echo two\n…\n$ echo 17 x\n1… x\n$ false\n```\n"
     assert [] == follow(page, tmp_path, os.environ)
     assert 1 == len(follow("```console\n$ echo one\ntwo\n```\n", tmp_path, os.environ))
