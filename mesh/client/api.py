@@ -4,8 +4,10 @@ What an app hands over is checked here, before a seq is spent on it: a name, hea
 refuse raises `Rejected` with what is wrong.
 """
 
+import errno
 import functools
 import math
+import os
 import re
 import secrets
 import time
@@ -302,8 +304,11 @@ def no_welcome(why: str, refused: Refused | None, timeout_s: float) -> OutcomeEr
 
 
 def no_agent(why: str, timeout_s: float) -> AgentUnavailable:
-    """Return what `connect` raises when there is no agent."""
-    hint = "start one with `mesh agent`, or say where its socket is with MESH_SOCKET"
+    """Return what `connect` raises when there is no agent, or none for this user."""
+    if os.strerror(errno.EACCES) in why:
+        hint = "this user has to be in the group of the agent's socket"
+    else:
+        hint = "start one with `mesh agent`, or say where its socket is with MESH_SOCKET"
     return AgentUnavailable(f"{why}, for {timeout_s:g} s: {hint}")
 
 

@@ -13,8 +13,9 @@
 
 Arguments are converted to the method's hints and checked against them before it runs; what does not fit reaches the
 caller as a `RemoteError` of type ``TypeError``, a method that is not there as ``MethodNotFound``. Names that begin
-with an underscore are nobody's to call. Methods may be coroutines where the service is served by ``mesh.aio``, and
-with a client of ``mesh.aio`` each call is awaited.
+with an underscore are nobody's to call. A reply that is no result, or of another type than was asked for, is a
+`BadResult`. Methods may be coroutines where the service is served by ``mesh.aio``, and with a client of ``mesh.aio``
+each call is awaited.
 """
 
 import functools
@@ -27,7 +28,7 @@ import msgspec
 from mesh.client.api import Message, Reply
 from mesh.errors import MeshError
 
-__all__ = ["MethodNotFound", "Proxy", "Service", "call", "methods", "proxy", "service"]
+__all__ = ["BadResult", "MethodNotFound", "Proxy", "Service", "call", "methods", "proxy", "service"]
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
@@ -35,6 +36,10 @@ C = TypeVar("C", bound=type[Any])
 
 class MethodNotFound(MeshError):
     """The service has no such method."""
+
+
+class BadResult(MeshError, ValueError):
+    """The reply holds no result of a typed method, or none of the type that was asked for."""
 
 
 class _Invocation(msgspec.Struct):
@@ -127,12 +132,15 @@ def service(cls: C) -> C:
     return cls
 
 
-def _finish(reply: Reply, returns: Any) -> Any:
-    return msgspec.msgpack.decode(reply.body, type=returns)
+def _finish(reply: Reply, topic: str, returns: Any) -> Any:
+    try:
+        return msgspec.msgpack.decode(reply.body, type=returns)
+    except msgspec.MsgspecError as error:
+        raise BadResult(f"the reply of {topic!r} is not what a typed method returns ({error})") from None
 
 
-async def _finish_later(reply: Awaitable[Reply], returns: Any) -> Any:
-    return _finish(await reply, returns)
+async def _finish_later(reply: Awaitable[Reply], topic: str, returns: Any) -> Any:
+    return _finish(await reply, topic, returns)
 
 
 def call(
@@ -150,7 +158,7 @@ def call(
     ``call``: ``timeout_s``, ``headers``, ``idempotent``, ``wait``.
     """
     reply = client.call(topic, _encoder.encode({"method": method, "params": arguments or {}}), **options)
-    return _finish(reply, returns) if isinstance(reply, Reply) else _finish_later(reply, returns)
+    return _finish(reply, topic, returns) if isinstance(reply, Reply) else _finish_later(reply, topic, returns)
 
 
 class Proxy:

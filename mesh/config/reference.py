@@ -45,7 +45,7 @@ zone = "rack-7"
 pin = {{ billing = "hot" }}
 
 [matchmaker.consul]
-token_file = "/etc/mesh/consul-token"
+token_file = "/etc/heartmesh/consul-token"
 ```
 
 A few options must fit each other or the machine; `mesh config check` says so and why. An agent may need

@@ -84,6 +84,12 @@ def test_rpc_calls_a_method_by_name_and_prints_json(run: Run) -> None:
     assert {"method": "count", "params": {"text": "to be", "longest": 3}} == msgspec.msgpack.decode(body)
 
 
+def test_rpc_says_when_what_serves_the_topic_has_no_typed_methods(run: Run) -> None:
+    status, _, complaint = run("rpc", "greet", "count", client=FakeClient(Reply(b"hello world")))
+    assert 1 == status
+    assert "mesh: BadResult: the reply of 'greet' is not what a typed method returns" in complaint
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -13,6 +13,7 @@ from mesh.client.api import (
     default_server,
     error_of,
     failure_of,
+    no_agent,
     refusal_of,
     value_of,
 )
@@ -97,6 +98,11 @@ def message(left_s: float, **headers: str) -> Message:
     import time
 
     return Message(b"", headers, "topic", "", "call", MessageId(*ID), time.monotonic() + left_s)
+
+
+def test_who_may_not_use_the_socket_is_not_told_to_start_an_agent() -> None:
+    assert "group of the agent's socket" in str(no_agent("no agent at /a or /b (Permission denied; No such file)", 5))
+    assert "start one with `mesh agent`" in str(no_agent("no agent at /a (No such file or directory)", 5))
 
 
 def test_outside_a_handler_nothing_is_inherited() -> None:

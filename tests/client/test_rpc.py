@@ -67,8 +67,13 @@ def test_arguments_are_converted_to_the_hints_and_defaults_are_filled_in() -> No
 def test_the_result_is_converted_if_its_type_is_told() -> None:
     client = Direct(Service())
     assert Point(2, 0) == rpc.call(client, "topic", "move", {"point": {"x": 1}}, returns=Point)
-    with pytest.raises(msgspec.ValidationError):
+    with pytest.raises(rpc.BadResult, match="'topic' is not what a typed method returns .Expected `str`"):
         rpc.call(client, "topic", "add", {"a": 1}, returns=str)
+
+
+def test_a_reply_that_no_typed_method_made_is_told_as_that() -> None:
+    with pytest.raises(rpc.BadResult, match="'topic' is not what a typed method returns"):
+        rpc.call(Direct(lambda message: b"hello world"), "topic", "add")
 
 
 @pytest.mark.parametrize(
