@@ -6,6 +6,7 @@
 BIN := .venv/bin
 ARGS ?=
 SEEDS ?= 0..9999
+WORKERS ?= 3
 
 help: ## Show this list
 	@awk -F': ## ' '/^[a-z-]+: ## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,12 +27,12 @@ check: ## Lint, formatting, types, import layers, the Ansible collection, house 
 	@scripts/ansible-lint
 	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_docs_links.py
 
-test: ## Everything, with a real Consul: each core module's coverage, then all tests, fast ones first (ARGS="-k link")
+test: ## Everything, with a real Consul: each core module's coverage, then all tests, several at once, fast ones first (ARGS="-k link")
 	@scripts/packages
 	@scripts/setup dev
 	@scripts/consul
 	@$(BIN)/python scripts/core-coverage
-	@$(BIN)/python -m pytest --durations=10 $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=10 $(ARGS)
 
 test-ansible: ## Deploy with Ansible to hosts that boot in namespaces of this machine: eight to twenty minutes, as root
 	@scripts/setup dev

@@ -1,13 +1,24 @@
-"""What holds for every test: fast ones first, repeatable examples, no I/O without its mark, no skips."""
+"""What holds for every test: fast ones first, repeatable examples, no I/O without its mark, no skips.
 
+With pytest-xdist, as `make test` runs them, a file of tests that are not `system` stays in one worker, in its order;
+`system` tests go to whichever is free, unless an `xdist_group` keeps those together that share something expensive;
+those marked `alone` come last, and nothing runs beside them.
+"""
+
+import shlex
 import socket
 import time
 from collections.abc import Generator
 from typing import NoReturn
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import settings
+
+from tests.system.faults.ledger import Row
+from tests.system.faults.table import FAULT_ROW, table
+from tests.turns import turn
 
 # The same examples on every run and every machine; `make soak` is where new ones are searched for.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -15,6 +26,8 @@ settings.register_profile("soak", max_examples=5_000, stateful_step_count=200, d
 settings.load_profile("repeatable")
 
 SLOWER = ("io", "system")
+ALONE = "alone"
+PYTEST = ".venv/bin/python -m pytest"
 
 
 def rank(item: pytest.Item) -> int:
@@ -22,8 +35,33 @@ def rank(item: pytest.Item) -> int:
     return max((1 + SLOWER.index(mark.name) for mark in item.iter_markers() if mark.name in SLOWER), default=0)
 
 
+def is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker(ALONE) is not None
+
+
+def order(item: pytest.Item) -> tuple[bool, int, float]:
+    """Fast ones first; but of `system` tests those that may take longest: no worker is to end long after the others."""
+    limit = item.get_closest_marker("timeout")
+    return is_alone(item), rank(item), -limit.args[0] if limit and rank(item) == 2 else 0.0
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=rank)
+    items.sort(key=order)
+    for item in items:
+        if is_alone(item):
+            item.add_marker(pytest.mark.xdist_group(ALONE))
+        elif rank(item) < 2 and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the timeout: waiting for a turn is not the test's time
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    assert item.config.cache is not None
+    with turn(item.config.cache.mkdir("turns"), alone=is_alone(item)):
+        return (yield)
 
 
 def refuse(*_args: object, **_kwargs: object) -> NoReturn:
@@ -50,3 +88,27 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"skipped, and nothing may be: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(tryfirst=True)  # before anything prints it
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a test as one would to run it: without the group that a worker of xdist puts behind."""
+    if hasattr(report, "node"):
+        name, at, group = report.nodeid.rpartition("@")
+        if at and "]" not in group:
+            report.nodeid = name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """At the end: what the faults did, and how to run alone what failed."""
+    stats = terminalreporter.stats
+    told = [told for report in stats.get("passed", []) + stats.get("failed", []) for told in report.user_properties]
+    rows = [msgspec.convert(value, Row) for name, value in told if name == FAULT_ROW]
+    if rows:
+        terminalreporter.write_sep("=", "faults")
+        terminalreporter.write_line(table(rows))
+    broken = dict.fromkeys(report.nodeid for report in stats.get("failed", []) + stats.get("error", []))
+    if broken:
+        terminalreporter.write_sep("=", "to run one of these alone")
+        for name in broken:
+            terminalreporter.write_line(f"{PYTEST} {shlex.quote(name)}")

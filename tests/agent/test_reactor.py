@@ -148,6 +148,7 @@ def test_an_agent_that_binds_twice_is_reached_over_ipv4_and_ipv6(fleet: Fleet) -
     assert 2 == len(four.links) == len({host for host, _ in four.links})
 
 
+@pytest.mark.alone
 def test_a_dial_that_is_refused_is_noticed_long_before_its_timeout(fleet: Fleet) -> None:
     a, b = fleet.start("a"), fleet.start("b")
     with b.echo():
@@ -225,6 +226,7 @@ def test_a_corrupt_directory_is_set_aside_with_a_note(fleet: Fleet) -> None:
 # Idle
 
 
+@pytest.mark.alone
 def test_an_idle_agent_costs_next_to_nothing_with_and_without_links(fleet: Fleet) -> None:
     a = fleet.start("a")
     alone = a.load_over(2.0)

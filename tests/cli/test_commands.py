@@ -14,7 +14,7 @@ import pytest
 from mesh.cli.private import PrivateAgent, private_directory
 from mesh.client.sync import Client, connect
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("commands")]
 
 WITHIN_S = 60.0
 
@@ -163,6 +163,7 @@ def test_an_agent_is_started_with_its_file(tmp_path: Path) -> None:
     assert "nonsense" in done.stderr
 
 
+@pytest.mark.alone
 def test_the_bench_measures() -> None:
     done = mesh("bench", "--seconds", "2", "--rounds", "1", "--json")
     assert 0 == done.returncode, done.stderr

@@ -22,7 +22,7 @@ from mesh.types import TopicKey
 from tests.consul_server import ConsulServer, binary, free_port
 from tests.matchmaker.worlds import ORDERS, agent, instance, until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("consul")]
 
 ANONYMOUS = "00000000-0000-0000-0000-000000000002"
 ALL_RIGHTS = 'service_prefix "heartmesh-" { policy = "write" } node_prefix "" { policy = "read" }'
@@ -199,6 +199,7 @@ def test_an_instance_that_an_operator_put_into_maintenance_is_passed_over(
     until(matchmaker, lambda seen: len(seen.instances) == 2)
 
 
+@pytest.mark.alone
 def test_what_is_registered_is_seen_within_half_a_second(make: Maker, consul: ConsulServer) -> None:
     matchmaker, other = make(consul), make(consul)
     serving(matchmaker)

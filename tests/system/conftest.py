@@ -1,19 +1,18 @@
-"""Fixtures for tests of real agents, and the table of faults at the end of a run that had some."""
+"""Fixtures for tests of real agents."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.system.agents import Fleet
 from tests.system.faults.ledger import Row
-from tests.system.faults.table import table
+from tests.system.faults.table import FAULT_ROW
 
 __all__ = ["Table"]
 
 Table = Callable[[Iterable[Row]], None]
-
-_ROWS = pytest.StashKey[list[Row]]()
 
 
 @pytest.fixture
@@ -26,12 +25,8 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 @pytest.fixture
 def fault_table(request: pytest.FixtureRequest) -> Table:
     """Takes rows for the table that is printed at the end."""
-    return request.config.stash.setdefault(_ROWS, []).extend
 
+    def tell(rows: Iterable[Row]) -> None:
+        request.node.user_properties.extend((FAULT_ROW, msgspec.to_builtins(row)) for row in rows)
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table of faults."""
-    rows = config.stash.get(_ROWS, [])
-    if rows:
-        terminalreporter.write_sep("=", "faults")
-        terminalreporter.write_line(table(rows))
+    return tell

@@ -372,6 +372,7 @@ def test_a_flood_gets_no_more_descriptors_than_the_options_of_the_agent_need(fle
         assert [] == traffic.failures
 
 
+@pytest.mark.alone
 def test_an_agent_at_its_limit_of_open_files_goes_on_and_does_not_spin(fleet: Fleet) -> None:
     a, b = fleet.start("a"), fleet.start("b")
     with b.echo(), a.traffic(pause_s=0.05) as traffic:

@@ -104,6 +104,7 @@ def test_a_serving_app_that_is_killed_fails_what_it_had_begun_at_once_and_nothin
     assert all(count == 1 for (kind, body), count in ran.items() if kind == "call" and body != "again")
 
 
+@pytest.mark.alone
 def test_an_app_that_never_reads_costs_bounded_memory_and_nobody_elses_latency(fleet: Fleet) -> None:
     mib = 1 << 20
     limits = {"queue_bytes": 8 * mib, "handed_bytes": 4 * mib, "outstanding_bytes": 16 * mib}

@@ -177,6 +177,7 @@ def test_an_impostor_that_says_it_has_our_name_stops_nobody(fleet: Fleet, keyrin
 # Keys change
 
 
+@pytest.mark.alone
 def test_a_revoked_keys_links_end_within_a_second_of_the_reload(fleet: Fleet, keyring: Keyring) -> None:
     a, b, c = (start(fleet, keyring, node) for node in "abc")
     with b.echo("at-b"), c.echo("at-c"), a.traffic("at-b"), a.traffic("at-c") as others:

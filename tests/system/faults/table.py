@@ -5,7 +5,10 @@ from collections.abc import Sequence
 
 from tests.system.faults.ledger import Row
 
-__all__ = ["histogram", "percentile", "table"]
+__all__ = ["FAULT_ROW", "histogram", "percentile", "table"]
+
+FAULT_ROW = "fault_row"
+"""By this name a test's report carries a row to the table at the end."""
 
 EDGES_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 
