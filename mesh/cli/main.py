@@ -24,6 +24,7 @@ from mesh.cli import (
     run,
     serving,
     sim,
+    why,
 )
 from mesh.cli.agent import agent
 from mesh.cli.exits import Exit
@@ -80,6 +81,7 @@ for command in (
     keys.keys,
     reload.reload,
     recorder.recorder,
+    why.why,
     sim.sim,
     config.config,
     doctor.doctor,

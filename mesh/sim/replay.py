@@ -23,9 +23,10 @@ __all__ = ["Outcome", "Step", "replay"]
 class Step(Struct, frozen=True):
     """One input and what the node decided on it.
 
-    ``at_s``: since the recording began. ``whom``: who said it, or which connection it is about. ``told``: the records
+    ``at_s``: since the recording began. ``whom``: who said it, or which connection it is about. ``told``: what records
     it brought; ``facts``: its other arguments. ``said``: the records that left, by destination, and ``effects``; both
     are decided earlier in the turn than the `take` that brings them. ``raised``: what the node broke with.
+    ``sessions``: those of the apps that are named, by their names here.
     """
 
     segment: int
@@ -37,6 +38,7 @@ class Step(Struct, frozen=True):
     said: list[tuple[str, list[Record]]] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     raised: str = ""
+    sessions: dict[str, int] = field(default_factory=dict)
 
     @property
     def says_something(self) -> bool:
@@ -89,6 +91,7 @@ def _recorded(recording: Recording, number: int) -> str:
 def _step(node: Node, input: Input, segment: int, at_s: float) -> Step:
     entry, facts = name_of(input), arguments_of(input)
     facts.pop("now", None)
+    conn = facts.get("conn", 0)
     whom = _whom(node.state, entry, facts)
     told = _records(facts.pop("data")) if "data" in facts else []
     said: list[tuple[str, list[Record]]] = []
@@ -103,7 +106,10 @@ def _step(node: Node, input: Input, segment: int, at_s: float) -> Step:
             said = [(_app(node.state, conn), _records(data)) for conn, data in result.app_data]
             said += [(_peer(node.state, conn), _records(data)) for conn, data in result.link_data]
             effects = result.effects
-    return Step(segment, at_s, entry, whom, told, facts, said, effects, raised)
+    sessions = {whom: node.state.conns.get(conn, 0)} if entry.startswith("app_") else {}
+    if not raised and isinstance(result, Output):
+        sessions = {_app(node.state, conn): node.state.conns.get(conn, 0) for conn, _ in result.app_data}
+    return Step(segment, at_s, entry, whom, told, facts, said, effects, raised, sessions)
 
 
 def _whom(state: State, entry: str, facts: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mesh import MeshError, connect
+from mesh import MeshError, Unroutable, connect
 from mesh.agent.poison import BREAKS_MAX
 from mesh.core.records import Reply
 from tests.system.agents import ROOT, Agent, Fleet, until
@@ -66,6 +66,40 @@ def test_a_run_of_two_agents_with_a_kill_in_it_is_replayed_to_the_same_state(fle
     assert len(ends[0]["states_same"]) >= 1
     notes = {effect["name"] for step in steps[:-1] for effect in step["effects"] if effect["type"] == "Note"}
     assert {"link_opened", "link_lost"} <= notes
+
+
+def test_why_tells_from_two_recordings_what_became_of_a_call_whose_server_was_killed(fleet: Fleet) -> None:
+    a, b = fleet.start("a"), fleet.start("b")
+    with connect("shop", socket=b.socket_path) as shop, connect("web", socket=a.socket_path) as client:
+        shop.serve("echo", lambda message: message.body)
+        well = client.call("echo", b"1", wait=True)
+        b.kill_reactor()
+        b.expect("reactor_ready")
+        after = client.call("echo", b"2", wait=True, idempotent=True)
+        with pytest.raises(Unroutable) as raised:
+            client.call("nothing")
+    paths = [str(dump(agent)) for agent in (a, b)]
+    for id in (well.id, after.id):
+        status, told = why(str(id), *paths)
+        assert (0, ["a", "b"]) == (status, [one["node"] for one in told])
+        assert ("its reply", True) == (told[0]["ended"], told[0]["whole"])
+        assert told[1]["ran"], "of what had run under the reactor that was killed its app told the next one"
+        assert bool(told[1]["handed_to"]) is (id == after.id)
+    _, (told, _) = why(str(raised.value.message_id), *paths)
+    assert told["ended"].startswith("UNROUTABLE: nobody serves 'nothing'")
+
+
+def why(*arguments: str) -> tuple[int, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "mesh.cli", "why", *arguments, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout)
 
 
 DEFECTIVE = """
