@@ -31,7 +31,7 @@ _NODE = re.compile(r"[^\s/\x00-\x1f\x7f]+")
 
 
 def name_problem(kind: str, name: str) -> str | None:
-    """Return what is wrong with a ``topic``, ``server`` or ``namespace`` (``kind``), or None."""
+    """Return what is wrong with a name, or None; ``kind``: topic, server, namespace, or what else is named so."""
     if not name:
         return None if kind == "namespace" else f"a {kind} must not be empty"
     if len(name.encode()) > NAME_BYTES_MAX:

@@ -50,10 +50,20 @@ def quoted(text: str) -> list[str]:
     return [(double or single).strip() for double, single in QUOTED.findall(text)]
 
 
+def _parts(node: ast.JoinedStr | ast.Expr) -> Iterator[ast.AST]:
+    """Yield what is told with a text that is made of parts, or of a statement that is a text and so a docstring."""
+    if isinstance(node, ast.Expr):
+        yield from [node.value] if isinstance(node.value, ast.Constant) else []
+    else:
+        yield from (part for part in ast.walk(node) if part is not node)
+
+
 def templates(path: Path) -> Iterator[str]:
-    """Yield the texts that a module can say, with ``…`` for what it puts into them."""
+    """Yield the texts in a module but its docstrings, with ``…`` for what it puts into them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    inside = {
+        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Expr) for part in _parts(node)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finding",
+    "check_agent",
     "check_clock",
     "check_descriptors",
     "check_dial_back",
@@ -100,7 +101,7 @@ def _examine(path: Path | None, socket: str | None, timeout_s: float) -> Iterato
         with connected(socket or (places[0] if len(places) == 1 else None), timeout_s=timeout_s) as client:
             began = time.perf_counter()
             status = client.query("status", timeout_s=timeout_s)
-            yield _answering(status, (time.perf_counter() - began) * 1000)
+            yield check_agent(status, (time.perf_counter() - began) * 1000, config)
     except MeshError as error:
         yield Finding("fail", "agent", str(error), "if it should be running, its log says why it is not")
     yield check_clock(time.time(), _steps_s(), status)
@@ -146,8 +147,11 @@ def check_socket(places: Sequence[Path], user: int) -> Finding:
     return Finding("ok", "socket", f"{found}, this user may connect")
 
 
-def _answering(status: Status, elapsed_ms: float) -> Finding:
+def check_agent(status: Status, elapsed_ms: float, config: "Config | None") -> Finding:
+    """Judge the agent that answered, which need not run with the configuration that was looked at."""
     text = f"{status['node']} of fleet {status['fleet']} answered in {elapsed_ms:.1f} ms"
+    if config and (config.node_id, config.fleet) != (status["node"], status["fleet"]):
+        text += ", and runs with another configuration than the one above (--config FILE looks at its own)"
     if status["draining"]:
         return Finding("warn", "agent", f"{text}, and drains", "it ends soon; start it again if that was not meant")
     lag_ms = status.get("loop_lag_ms", 0.0)

@@ -55,7 +55,7 @@ async def connect(
     wait_for_room: bool = True,
 ) -> "Client":
     """Connect to the agent of this machine, as `mesh.connect` does; the client lives in this event loop."""
-    check_name("topic", app)
+    check_name("name of an app", app)
     check_name("namespace", namespace)
     paths, token = socketpath.candidates(socket), credential.named_file(token_file)
     session = new_session(app, namespace, fleet, " or ".join(paths), token)

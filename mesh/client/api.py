@@ -142,7 +142,7 @@ def _parse_topic(text: str) -> Topic:
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return the name; raises Rejected if it is none of this kind (topic, server or namespace)."""
+    """Return the name; raises Rejected if it is none of this kind (topic, server, namespace, …)."""
     problem = name_problem(kind, name)
     if problem:
         raise Rejected(problem)

@@ -61,7 +61,7 @@ def connect(
     Where this app has as much outstanding as its agent allows, a request waits for its own earlier ones within its time
     and only then raises Overloaded; with ``wait_for_room=False`` it raises at once.
     """
-    check_name("topic", app)
+    check_name("name of an app", app)
     check_name("namespace", namespace)
     paths, token = socketpath.candidates(socket), credential.named_file(token_file)
     client = Client(

@@ -210,7 +210,7 @@ class AppHop:
         """Return why an app is not let in, or None."""
         identity = self.state.peers.identity
         known = self.state.apps.get(hello.session)
-        problem = name_problem("topic", hello.app) or name_problem("namespace", hello.namespace)
+        problem = name_problem("name of an app", hello.app) or name_problem("namespace", hello.namespace)
         if hello.protocol_min > PROTOCOL_MINOR:
             return Refuse(int(RefuseReason.PROTOCOL), f"this agent speaks protocol 1.0 to 1.{PROTOCOL_MINOR}")
         if problem is not None or hello.session == 0:

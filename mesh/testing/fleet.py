@@ -140,7 +140,7 @@ class Fleet:
 
     def _session(self, app: str, namespace: str, fleet: str, place: str) -> Session:
         session = new_session(
-            check_name("topic", app), check_name("namespace", namespace) if namespace else "", fleet, place
+            check_name("name of an app", app), check_name("namespace", namespace) if namespace else "", fleet, place
         )
         session.id = (self._ids.u64() >> 2) + 1
         session.connection = Connection(self._ids.u64())

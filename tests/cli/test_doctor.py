@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.cli.doctor import (
+    check_agent,
     check_clock,
     check_descriptors,
     check_dial_back,
@@ -15,6 +16,7 @@ from mesh.cli.doctor import (
     check_socket,
 )
 from tests.cli.fakes import STATUS
+from tests.config.machines import configure
 
 NOW_S = STATUS["incarnation"] / 1000 + 3600.0
 IN_STEP = (0.1, 0.1)
@@ -75,6 +77,12 @@ def test_the_clock_is_judged(wall_s: float, steps_s: tuple[float, float], level:
 def test_open_files_are_judged_by_their_limit(used: int, level: str) -> None:
     (finding,) = check_descriptors(STATUS | {"descriptors": used, "descriptors_max": 100}, None)
     assert level == finding.level
+
+
+def test_an_agent_with_another_configuration_than_was_looked_at_is_told_from_it(tmp_path: Path) -> None:
+    names = f'[agent]\nnode_id = "{STATUS["node"]}"\nfleet = "{STATUS["fleet"]}"\n'
+    assert "configuration" not in check_agent(STATUS, 1.0, configure(tmp_path, names)).text
+    assert "another configuration" in check_agent(STATUS, 1.0, configure(tmp_path)).text
 
 
 def test_open_files_are_not_judged_without_an_agent() -> None:

@@ -393,6 +393,11 @@ def test_an_agent_of_another_fleet_is_refused_for_good(shell: Shell, mesh_socket
         shell.connect(mesh_socket, "app", fleet="another")
 
 
+def test_the_name_of_an_app_is_refused_as_that(shell: Shell, mesh_socket: Path) -> None:
+    with pytest.raises(mesh.Rejected, match="name of an app 'no way' may hold only"):
+        shell.connect(mesh_socket, "no way")
+
+
 def test_namespaces_do_not_see_each_other(client: Face, shell: Shell, mesh_socket: Path, topic: str) -> None:
     other = shell.connect(mesh_socket, "server", namespace="other")
     other.serve(topic, echo)

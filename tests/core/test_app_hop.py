@@ -102,7 +102,7 @@ def test_an_app_that_says_hello_is_told_the_terms() -> None:
     ("hello", "reason", "text"),
     [
         (AppHello(1, 9, 7, 1, "shell"), RefuseReason.PROTOCOL, "this agent speaks protocol 1.0 to 1.0"),
-        (AppHello(0, 0, 7, 1, "no way"), RefuseReason.MALFORMED, "topic 'no way' may hold only"),
+        (AppHello(0, 0, 7, 1, "no way"), RefuseReason.MALFORMED, "name of an app 'no way' may hold only"),
         (AppHello(0, 0, 7, 1, "shell", "no way"), RefuseReason.MALFORMED, "namespace 'no way' may hold only"),
         (AppHello(0, 0, 0, 1, "shell"), RefuseReason.MALFORMED, "session 0 is nobody's"),
         (AppHello(0, 0, 7, 1, "shell", "", "other"), RefuseReason.FLEET, "of fleet 'sim', the app wants 'other'"),

@@ -1,8 +1,8 @@
 """A guide, done as it is written: its files are made, its commands typed into one shell, what they print is compared.
 
 A block of code whose first line is a comment with a file's name is that file. In a ``console`` block ``$`` begins a
-command and ``>`` goes on with it; the lines after it are what it prints, where ``…`` stands for anything and a line
-that is only that for any lines. What a command that ends in ``&`` prints is not looked at.
+command and ``>`` goes on with it; the lines after it are what it prints. There ``…`` stands for anything, and a line of
+its own for any lines. What a command that ends in ``&`` prints is not looked at.
 """
 
 import re
