@@ -50,7 +50,11 @@ class Policing:
 
     def requested(self, app: App, request: Request, now: float) -> Failure | None:
         """Return what a local app's request ends with, if it may not make it."""
-        rule = self.context.law.refusal(app.who, request.kind, app.namespace, request.topic, request.server)
+        law, topic, server = self.context.law, request.topic, request.server
+        key = (app.session, app.connection, request.kind, topic, server)
+        rule = law.known.get(key)
+        if rule is None:
+            rule = law.learn(key, app.who, request.kind, app.namespace, topic, server)
         if not rule:
             return None
         told = self._refused(rule, app.who, request.kind, request.topic, now)
@@ -61,8 +65,14 @@ class Policing:
         """Return what is said to the agent of a node whose request may not be made; this node asked itself before."""
         if node == self.context.node:
             return None
+        law = self.context.law
+        key = (node, request.user, request.kind, request.namespace, request.topic, request.server)
+        rule = law.known.get(key)
+        if rule == "":
+            return None
         who = Subject(node, request.user, None)
-        rule = self.context.law.refusal(who, request.kind, request.namespace, request.topic, request.server)
+        if rule is None:
+            rule = law.learn(key, who, *key[2:])
         if not rule:
             return None
         told = self._refused(rule, who, request.kind, request.topic, now)
@@ -97,7 +107,11 @@ class Policing:
         """Return the rule by which another node may not serve a topic, or an empty string."""
         if node == self.context.node:
             return ""
-        return self.context.law.refusal(Subject(node, None, None), Verb.SERVE, topic.namespace, topic.topic, server)
+        law, key = self.context.law, (node, *topic, server)
+        rule = law.known.get(key)
+        if rule is None:
+            rule = law.learn(key, Subject(node, None, None), Verb.SERVE, *topic, server)
+        return rule
 
     def _refused(self, rule: str, who: Subject, verb: int, topic: str, now: float) -> Refusal:
         """Count what a rule refuses, note it if it is time to, and return it in words."""

@@ -43,6 +43,9 @@ Pattern = Annotated[str, Meta(max_length=255)]
 Patterns = Annotated[tuple[Pattern, ...], Meta(max_length=256)]
 
 
+Key = tuple[str | int, ...]
+
+
 class Verb(enum.IntEnum):
     """What somebody wants to do with a topic; the first three are numbered as the kinds of requests are."""
 
@@ -122,25 +125,24 @@ def policy_problems(policy: PolicyOptions) -> Iterator[tuple[str, str]]:
 
 
 class Law:
-    """The rules, ready to be asked. ``idle``: they refuse nobody anything."""
+    """The rules, ready to be asked. ``idle``: they refuse nobody anything; ``known``: what was asked before, by short
+    keys, which are found sooner than a subject with its groups."""
 
     def __init__(self, policy: PolicyOptions) -> None:
         self.idle = not policy.rules and policy.default == "allow"
         self._judges = [_Judge(name, rule) for name, rule in policy.rules.items()]
         self._default = policy.default
-        self._known: dict[tuple[Subject, int, str, str, str], str] = {}
+        self.known: dict[tuple[str | int, ...], str] = {}
+
+    def learn(self, key: Key, who: Subject, verb: int, namespace: str, topic: str, server: str) -> str:
+        """Answer a question, and remember that by a key that stands for all of it."""
+        if len(self.known) >= KNOWN_MAX:
+            self.known.clear()
+        answer = self.known[key] = self.refusal(who, verb, namespace, topic, server)
+        return answer
 
     def refusal(self, who: Subject, verb: int, namespace: str, topic: str, server: str) -> str:
         """Return the name of the rule that does not let somebody do this, or an empty string."""
-        question = (who, verb, namespace, topic, server)
-        answer = self._known.get(question)
-        if answer is None:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            answer = self._known[question] = self._judge(*question)
-        return answer
-
-    def _judge(self, who: Subject, verb: int, namespace: str, topic: str, server: str) -> str:
         is_let = self._default == "allow"
         for judge in self._judges:
             if not judge.is_about(verb, namespace, topic, server):
