@@ -88,6 +88,11 @@ class Machine:
 
     def boot(self) -> None:
         """Start it and wait until it can be logged in to."""
+        self.power_on()
+        self.await_login()
+
+    def power_on(self) -> None:
+        """Start it, without waiting."""
         for group in self.cgroups:
             group.mkdir(exist_ok=True)
         joined = " && ".join(f"echo 0 >{group}/cgroup.procs" for group in self.cgroups)
@@ -102,6 +107,9 @@ class Machine:
                 stdout=console,
                 stderr=console,
             )
+
+    def await_login(self) -> None:
+        """Wait until it can be logged in to."""
         until(self.answers, f"{self.name} answers SSH; its console is {self.directory}/console")
 
     def answers(self) -> bool:
@@ -180,7 +188,9 @@ class Machines:
             for name, address in self.addresses.items():
                 self._all[name] = Machine(self, name, address)
             for machine in self._all.values():
-                machine.boot()
+                machine.power_on()
+            for machine in self._all.values():
+                machine.await_login()
             undo.pop_all()
         return self
 
