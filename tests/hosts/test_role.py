@@ -23,6 +23,11 @@ ADDRESSES = {"registry": "10.77.0.10", "node1": "10.77.0.11", "node2": "10.77.0.
 NODES = ("node1", "node2", "node3")
 NOW, NEXT, BROKEN = "0.1.0", "0.1.0.post1", "0.1.0.post2"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+# The directory of the socket as a container has it: a mount, which keeps a directory that was removed.
+CONTAINED = """\
+mount --bind /run/mesh /mnt || exit
+MESH_SOCKET=/mnt/agent.sock exec "$@"
+"""
 STATE = (
     "stat -c '%n %Y' /opt/heartmesh/* /opt/heartmesh/*/agent.toml /etc/systemd/system/heartmesh*; "
     "systemctl show -p MainPID heartmesh-agent"
@@ -135,13 +140,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(machines, tmp_path_factory.mktemp("control"))
 
 
-def start_app(machine: Machine, name: str, arguments: str) -> None:
-    """Run traffic.py on a host, as a service of a user who may use the agent."""
+def start_app(machine: Machine, name: str, arguments: str, within: str = "") -> None:
+    """Run traffic.py on a host, as a service of a user who may use the agent; ``within`` is a command that runs it."""
     machine.write("/usr/local/bin/traffic.py", (Path(__file__).parent / "traffic.py").read_text())
     python = f"/opt/heartmesh/{NOW}/bin/python"
     machine.run(
         f"systemd-run --quiet --unit={name} --uid=app --property=RuntimeDirectory={name} "
-        f"{python} /usr/local/bin/traffic.py {arguments}"
+        f"{within} {python} /usr/local/bin/traffic.py {arguments}"
     )
 
 
@@ -152,14 +157,15 @@ def outcomes(machine: Machine) -> dict[str, int]:
 
 
 class Load:
-    """Calls from node1 while the block runs; afterwards their outcomes are in ``counts``."""
+    """Calls from a host while the block runs; afterwards their outcomes are in ``counts``."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, within: str = "") -> None:
         self.machine = machine
+        self.within = within
         self.counts: dict[str, int] = {}
 
     def __enter__(self) -> "Load":
-        start_app(self.machine, "caller", "call /run/caller/outcomes.json")
+        start_app(self.machine, "caller", "call /run/caller/outcomes.json", self.within)
         until(lambda: outcomes(self.machine), "calls are answered")
         return self
 
@@ -305,6 +311,19 @@ def test_two_fleets_share_a_host(site: Site) -> None:
     ]
     assert ["example", "blue"] == fleets
     node.run("systemctl stop heartmesh-agent@blue && rm -r /etc/systemd/system/heartmesh-agent@.service /run/mesh-blue")
+
+
+def test_an_app_in_a_container_finds_each_of_ten_agents_in_the_directory_that_it_has_mounted(site: Site) -> None:
+    """It has users and processes of its own, and no other way to the agent than that mount."""
+    node = site.machines["node2"]
+    node.write("/usr/local/bin/contained", CONTAINED)
+    with Load(node, within="unshare --user --map-root-user --pid --fork --mount sh /usr/local/bin/contained") as load:
+        for restart in range(10):
+            node.run("systemctl restart heartmesh-agent")
+            before = sum(outcomes(node).values())
+            until(lambda before=before: sum(outcomes(node).values()) > before + 100, f"calls after restart {restart}")  # type: ignore[misc]
+    print(f"ten restarts: {load.counts}")
+    assert {} == load.failures
 
 
 def test_new_keys_under_load_fail_no_call(site: Site) -> None:
