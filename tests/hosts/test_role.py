@@ -302,7 +302,7 @@ def test_an_agent_that_was_killed_is_started_again_and_one_that_cannot_work_is_n
 
 def test_two_fleets_share_a_host(site: Site) -> None:
     node = site.machines["node2"]
-    node.write("/etc/heartmesh/blue.toml", 'preset = "local"\n[agent]\nfleet = "blue"\nlink_port = 7442\n')
+    node.write("/etc/heartmesh/blue.toml", 'preset = "local"\n[agent]\nfleet = "blue"\nlink_port = 7451\n')
     node.run("systemctl start heartmesh-agent@blue")
     command = "/opt/heartmesh/current/bin/mesh status --json --socket"
     fleets = [
