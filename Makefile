@@ -32,7 +32,7 @@ test: ## Everything, with a real Consul: each core module's coverage, then all t
 	@scripts/setup dev
 	@scripts/consul
 	@$(BIN)/python scripts/core-coverage
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=10 $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)
 
 test-ansible: ## Deploy with Ansible to hosts that boot in namespaces of this machine: eight to twenty minutes, as root
 	@scripts/setup dev

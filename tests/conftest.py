@@ -1,8 +1,7 @@
 """What holds for every test: fast ones first, repeatable examples, no I/O without its mark, no skips.
 
-With pytest-xdist, as `make test` runs them, a file of tests that are not `system` stays in one worker, in its order;
-`system` tests go to whichever is free, unless an `xdist_group` keeps those together that share something expensive;
-those marked `alone` come last, and nothing runs beside them.
+With pytest-xdist, as `make test` runs them, the tests of a file run in one worker, in their order. Of the files that
+take minutes none may begin last; what is marked `alone` waits until nothing else runs, and nothing begins beside it.
 """
 
 import shlex
@@ -27,6 +26,14 @@ settings.load_profile("repeatable")
 
 SLOWER = ("io", "system")
 ALONE = "alone"
+LONGEST = (
+    "tests/system/test_faults.py",
+    "tests/system/test_topology.py",
+    "tests/agent/test_reactor.py",
+    "tests/system/test_security.py",
+    "tests/system/test_mesh.py",
+)
+"""Files of minutes: begun before the other `system` tests, so that none of them goes on when the others have ended."""
 PYTEST = ".venv/bin/python -m pytest"
 
 
@@ -39,20 +46,14 @@ def is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker(ALONE) is not None
 
 
-def order(item: pytest.Item) -> tuple[bool, int, float]:
-    """Fast ones first; but of `system` tests those that may take longest: no worker is to end long after the others."""
-    limit = item.get_closest_marker("timeout")
-    return is_alone(item), rank(item), -limit.args[0] if limit and rank(item) == 2 else 0.0
+def order(item: pytest.Item) -> tuple[int, bool, bool]:
+    """Fast ones first, those that want the machine last of theirs."""
+    path = item.path.relative_to(item.config.rootpath).as_posix()
+    return rank(item), rank(item) == 2 and path not in LONGEST, is_alone(item)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
-    for item in items:
-        if is_alone(item):
-            item.add_marker(pytest.mark.xdist_group(ALONE))
-        elif rank(item) < 2 and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the timeout: waiting for a turn is not the test's time
@@ -88,15 +89,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"skipped, and nothing may be: {report.longrepr}"
     return report
-
-
-@pytest.hookimpl(tryfirst=True)  # before anything prints it
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Name a test as one would to run it: without the group that a worker of xdist puts behind."""
-    if hasattr(report, "node"):
-        name, at, group = report.nodeid.rpartition("@")
-        if at and "]" not in group:
-            report.nodeid = name
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

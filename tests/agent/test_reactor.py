@@ -62,8 +62,8 @@ import sys
 from msgspec.structs import replace
 from mesh.agent import start
 
-paced = start._options
-start._options = lambda config: replace(paced(config), young_s=0.0)
+paced = start.supervisor_options
+start.supervisor_options = lambda config: replace(paced(config), young_s=0.0)
 sys.exit(start.main(sys.argv[1:]))
 """
 """An agent whose supervisor replaces a reactor at once, however young it died."""

@@ -14,7 +14,7 @@ import pytest
 from mesh.cli.private import PrivateAgent, private_directory
 from mesh.client.sync import Client, connect
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("commands")]
+pytestmark = pytest.mark.system
 
 WITHIN_S = 60.0
 

@@ -27,7 +27,7 @@ LONG_S = 60.0
 KINDS = [
     pytest.param("memory", marks=pytest.mark.io),
     pytest.param("sqlite", marks=pytest.mark.io),
-    pytest.param("consul", marks=[pytest.mark.system, pytest.mark.xdist_group("consul")]),
+    pytest.param("consul", marks=pytest.mark.system),
 ]
 
 

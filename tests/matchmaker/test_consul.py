@@ -22,7 +22,7 @@ from mesh.types import TopicKey
 from tests.consul_server import ConsulServer, binary, free_port
 from tests.matchmaker.worlds import ORDERS, agent, instance, until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("consul")]
+pytestmark = pytest.mark.system
 
 ANONYMOUS = "00000000-0000-0000-0000-000000000002"
 ALL_RIGHTS = 'service_prefix "heartmesh-" { policy = "write" } node_prefix "" { policy = "read" }'

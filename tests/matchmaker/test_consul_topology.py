@@ -18,7 +18,7 @@ from mesh.matchmaker.names import app_service, fleet_key, topology_node
 from mesh.matchmaker.picture import pair
 from tests.consul_server import ConsulServer, binary
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("consul")]
+pytestmark = pytest.mark.system
 
 WEB = Caller("", "web", True)
 EDGES = [Edge(WEB, "orders"), Edge(Caller("", "orders"), "stock")]
