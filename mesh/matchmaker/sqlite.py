@@ -31,6 +31,9 @@ from mesh.types import TopicKey
 __all__ = ["SqliteMatchmaker", "SqliteOptions"]
 
 POLL_S = 0.1
+TURN_S = 0.001
+"""How often a thread looks whether its turn has come; what the one before it does takes less, but for a slow disk."""
+
 APPLICATION_ID = 0x6D657368
 SCHEMA_VERSION = 1
 _NO_FILE = (0, 0)
@@ -101,6 +104,34 @@ class _Connection(NamedTuple):
     inode: tuple[int, int]
 
 
+class _Line:
+    """One connection, lent to one thread after the other: those that come meanwhile wait.
+
+    SQLite keeps the descriptors of closed connections for as long as others of the process have the file open, so more
+    connections, needed for a moment, would stay as descriptors. Each step here is atomic.
+    """
+
+    def __init__(self) -> None:
+        self.connection: _Connection | None = None
+        self._turn = deque([None])
+
+    def take_turn(self, *, wait: bool = True) -> bool:
+        """Have the connection to oneself; False: another has it, and is not waited for."""
+        while True:
+            try:
+                self._turn.pop()
+            except IndexError:
+                if not wait:
+                    return False
+                time.sleep(TURN_S)
+            else:
+                return True
+
+    def end_turn(self) -> None:
+        """Let another have it."""
+        self._turn.append(None)
+
+
 class SqliteMatchmaker:
     """The matchmaker of one agent. ``clock`` gives seconds since boot, ``boot`` names the boot."""
 
@@ -114,28 +145,28 @@ class SqliteMatchmaker:
         self._path = Path(options.path)
         self._clock = clock or since_boot
         self._boot = boot or boot_id()
-        self._idle: deque[_Connection] = deque()
-        self._poller: deque[_Connection] = deque()
-        self._turn = deque([None])
+        self._writer = _Line()
+        self._reader = _Line()
+        self._poller = _Line()
         self._polled: tuple[int, ...] = ()
         self._changes = 0
         self._closed = False
 
     def register(self, entry: Entry) -> None:
         body = msgspec.msgpack.encode(entry)
-        with self._connection() as connection, connection.database as database:
+        with self._connection(self._writer) as connection, connection.database as database:
             database.execute(f"DELETE FROM entry WHERE NOT ({_ALIVE})", self._values())
             database.execute(_REGISTER, self._values(entry) | {"health": int(Health.PASSING), "body": body})
 
     def renew(self, entry: Entry, health: Health, text: str) -> bool:
         body = msgspec.msgpack.encode(entry)
-        with self._connection() as connection, connection.database as database:
+        with self._connection(self._writer) as connection, connection.database as database:
             values = self._values(entry) | {"health": int(health), "text": text, "body": body}
             cursor = database.execute(_RENEW, values)
             return cursor.rowcount > 0
 
     def withdraw(self, entry: Entry) -> None:
-        with self._connection() as connection, connection.database as database:
+        with self._connection(self._writer) as connection, connection.database as database:
             which = "node = :node" if isinstance(entry, AgentEntry) else _KEY
             database.execute(f"DELETE FROM entry WHERE {which}", self._values(entry))
 
@@ -154,20 +185,20 @@ class SqliteMatchmaker:
                 self._poll()
 
     def agents(self, node: str = "") -> Sequence[AgentEntry]:
-        with self._connection() as connection:
+        with self._connection(self._reader) as connection:
             rows = connection.database.execute(_AGENTS, self._values() | {"node": node})
             return [_agent_decoder.decode(body) for (body,) in rows]
 
     def close(self) -> None:
         self._closed = True
-        for kept in (self._idle, self._poller):
-            with contextlib.suppress(IndexError):
-                while True:
-                    kept.pop().database.close()
+        for line in (self._writer, self._reader, self._poller):
+            connection, line.connection = line.connection, None
+            if connection is not None:
+                connection.database.close()
 
     def _look(self, topic: TopicKey) -> tuple[Snapshot, float]:
         """Return what is in the file now, and when the first of it dies."""
-        with self._connection() as connection:
+        with self._connection(self._reader) as connection:
             rows = connection.database.execute(_WATCH, self._values() | topic._asdict()).fetchall()
             instances = [replace(_instance_decoder.decode(body), health=Health(health)) for body, health, _ in rows]
         return snapshot(topic, instances), min((expires for _, _, expires in rows), default=float("inf"))
@@ -177,18 +208,16 @@ class SqliteMatchmaker:
 
         ``data_version`` tells of writes by other connections, so this one never writes."""
         self._check_open()
-        try:
-            self._turn.pop()
-        except IndexError:  # another watch polls at this moment, for all
+        if not self._poller.take_turn(wait=False):  # another watch polls at this moment, for all
             return
         try:
-            with self._connection(self._poller) as connection:
+            with self._lent(self._poller) as connection:
                 polled = (*connection.inode, _pragma(connection.database, "data_version"))
             if polled != self._polled:
                 self._polled = polled
                 self._changes += 1
         finally:
-            self._turn.append(None)
+            self._poller.end_turn()
 
     def _values(self, entry: Entry | None = None) -> dict[str, str | float | bytes]:
         """Return the named parameters of a statement: now, and what an entry is stored under."""
@@ -201,17 +230,21 @@ class SqliteMatchmaker:
         return values | {"expires": now + self._options.ttl_s}
 
     @contextlib.contextmanager
-    def _connection(self, kept: deque[_Connection] | None = None) -> Iterator[_Connection]:
-        """Lend a connection to the file that is at the path now; what goes wrong with it becomes a MatchmakerError.
-
-        One is kept for the next: more that were needed at once are closed, so that none stay open for a rush.
-        """
-        kept = self._idle if kept is None else kept
+    def _connection(self, line: _Line) -> Iterator[_Connection]:
+        """Lend the connection of a line, when its turn has come."""
         self._check_open()
-        connection = None
+        line.take_turn()
         try:
-            with contextlib.suppress(IndexError):
-                connection = kept.pop()
+            with self._lent(line) as connection:
+                yield connection
+        finally:
+            line.end_turn()
+
+    @contextlib.contextmanager
+    def _lent(self, line: _Line) -> Iterator[_Connection]:
+        """Lend a connection to the file that is at the path now; what goes wrong with it becomes a MatchmakerError."""
+        connection, line.connection = line.connection, None
+        try:
             if connection is not None and connection.inode != self._inode():
                 connection.database.close()
                 connection = None
@@ -223,8 +256,8 @@ class SqliteMatchmaker:
                 connection = None
             raise MatchmakerError(f"matchmaker file {self._path}: {error}: {self._advice(error)}") from error
         finally:
-            if connection and not kept and not self._closed:
-                kept.append(connection)
+            if connection and not self._closed:
+                line.connection = connection
             elif connection:
                 connection.database.close()
 
