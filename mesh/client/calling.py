@@ -50,7 +50,8 @@ TURN_RECORDS = 4_096
 
 
 class Pending(Struct):
-    """A request that has not ended. ``first_on``: the connection it was first written to, 0 if to none."""
+    """A request that has not ended. ``first_on``: the connection it was first written to, 0 if to none; ``attempts``:
+    how many processes died of it."""
 
     request: Request
     deadline: float
@@ -59,6 +60,7 @@ class Pending(Struct):
     held: bool = False
     overdue: bool = False
     targets: dict[str, int] | None = None
+    attempts: int = 0
 
 
 class Reached(Struct):
@@ -167,8 +169,8 @@ class Calling(Struct):
         self.unheld -= pending.request.kind != Kind.CALL and not pending.held
 
     def resume(self, new_agent: bool) -> list[Record]:
-        """Queue everything anew for a connection just opened; return what is to be told first: who was reached, and
-        where fan-outs went."""
+        """Queue everything anew for a connection just opened; return what is to be told first: who was reached,
+        where fan-outs went, and of what processes died."""
         self.queue = list(self.pending)
         if new_agent:
             for entry in self.reached.values():
@@ -177,8 +179,8 @@ class Calling(Struct):
         self._forget_reached()
         records: list[Record] = [entry.reach for entry in self.reached.values()]
         for seq, pending in self.pending.items():
-            if pending.targets:
-                records.append(Targets(seq, list(pending.targets.items())))
+            if pending.targets or pending.attempts:
+                records.append(Targets(seq, list((pending.targets or {}).items()), pending.attempts))
         return records
 
     # It is heard of
@@ -234,9 +236,13 @@ class Calling(Struct):
             self.queue.append(seq)
 
     def targeted(self, targets: Targets) -> list[Event]:
-        """The agent names the nodes, and how many instances on each, that a fan-out goes to."""
+        """The agent names the nodes, and how many instances on each, that a fan-out goes to; or it says how many
+        processes died of a request, which the next agent is to know."""
         pending = self.pending.get(targets.seq)
         if pending is None:
+            return []
+        if targets.attempts:
+            pending.attempts = max(pending.attempts, targets.attempts)
             return []
         is_first = pending.targets is None
         targets_now = pending.targets = {**(pending.targets or {}), **dict(targets.nodes)}

@@ -414,9 +414,9 @@ class AppHop:
             self.recovery.locate(reach.node, Endpoint(reach.host, reach.port, reach.public_key))
 
     def _targets(self, app: App, targets: Targets, now: float) -> None:
-        """The app tells again where a fan-out of its went, which it will now say again."""
+        """The app tells again where a fan-out of its went, or how many died of a request, which it will now say again."""
         if len(app.targets_before) < self.options.outbox.outstanding_records:
-            app.targets_before[targets.seq] = dict(targets.nodes)
+            app.targets_before[targets.seq] = targets
 
     def _query(self, app: App, query: Query, now: float) -> None:
         report = REPORTS.get(query.what)

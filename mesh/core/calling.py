@@ -94,7 +94,11 @@ class Calling:
             state.totals.casts += request.kind == Kind.CAST
             state.totals.fanouts += request.kind == Kind.FANOUT
             self.accept(app, request.seq)
-        entry.targets = app.targets_before.pop(request.seq, None)
+        told = app.targets_before.pop(request.seq, None) if app.targets_before else None
+        if told is not None:
+            entry.targets, entry.attempts = dict(told.nodes) or None, told.attempts
+            if self.is_poison(entry, now):
+                return []
         if sought:
             self.sending.ask(entry, sought, now)
             return []
@@ -465,6 +469,18 @@ class Calling:
             self.end(entry.key, self.failure(entry.request, status, text, limit="watches_max"), now)
             return []
         return self._place(entry, view, now)
+
+    def is_poison(self, entry: Entry, now: float) -> bool:
+        """Return whether so many processes died of an unplaced entry that it is not placed again, and end it then."""
+        if entry.attempts < self.options.outbox.attempts_max:
+            return False
+        request = entry.request
+        text = f"{entry.attempts} apps that had begun it are gone"
+        name = f"{request.topic}@{request.server}" if request.server else request.topic
+        self.context.note(notes.POISONED, Level.ERROR, topic=name, session=request.session, seq=request.seq, why=text)
+        self.state.totals.poisoned += 1
+        self.end(entry.key, self.failure(request, Status.INDETERMINATE, text, "attempts_max"), now)
+        return True
 
     def topic_changed(self, topic: TopicKey, now: float) -> list[Action]:
         """Somebody came, went, or is ready again: what waits for the topic is placed or ended."""

@@ -62,7 +62,8 @@ class Put(Struct, frozen=True, tag=True):
 
 
 class Sent(Struct, frozen=True, tag=True):
-    """A cast that must not be sent twice is about to go to this serving session, by this incarnation of its agent."""
+    """A cast that must not be sent twice is about to go to this serving session, by this incarnation of its agent.
+    With an empty node: a cast that may be is about to go again, and ``target`` is how many processes died of it."""
 
     session: int
     seq: int
@@ -204,8 +205,8 @@ class Unread(Struct, frozen=True, tag=True):
 
 
 class Kept(Struct, frozen=True):
-    """A row as it was read. ``left_s`` is not positive for what is past its time; ``sent``: where the latest `Sent`
-    said that it goes, an empty node: nowhere."""
+    """A row as it was read. ``left_s`` is not positive for what is past its time; ``sent``: what the latest `Sent`
+    said."""
 
     number: int
     session: int

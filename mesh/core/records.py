@@ -433,10 +433,12 @@ class ChunkAck(_Wire, tag=44):
 
 
 class Targets(_Wire, tag=45):
-    """Agent → app, before a fan-out is sent: the nodes it goes to."""
+    """Agent → app, before a fan-out is sent: the nodes it goes to; before a request is placed again of which processes
+    died: how many. Replayed to a new agent."""
 
     seq: U63
     nodes: Annotated[list[tuple[Node, U32]], Meta(max_length=16_384)]
+    attempts: U32 = 0
 
 
 class Receipt(_Wire, tag=46):

@@ -8,10 +8,8 @@ The same is asked when the loss was that of our own agent: its successor is told
 asks each of them. An id is with one of them at most, so one RUNNING is enough, and NEVER is needed of all.
 """
 
-from mesh.core import notes
 from mesh.core.calling import Calling
 from mesh.core.context import Context
-from mesh.core.effects import Level
 from mesh.core.link import Link
 from mesh.core.monitor import MONITOR, Monitor
 from mesh.core.outbox import Entry, Key, Place, TargetKey
@@ -70,9 +68,9 @@ class Recovery:
             return []
         if record.status == Status.INDETERMINATE:
             entry.doubtful = True
-            entry.attempts += record.limit == "attempts_max"
-            if entry.attempts >= self.options.outbox.attempts_max:
-                self._poisoned(entry, now)
+            if record.limit == "attempts_max":
+                self.sending.charge(entry)
+            if self.calling.is_poison(entry, now):
                 return []
         view = self.state.directory.views.get(entry.topic)
         if view is not None:
@@ -81,15 +79,6 @@ class Recovery:
             for instance_key in [k for k in view.ready.keys if (k.node, k.session) == target]:
                 self.state.directory.hide(entry.topic, instance_key, now + pause_s, refusal)
         return self.calling.replace(entry, now)
-
-    def _poisoned(self, entry: Entry, now: float) -> None:
-        """So many processes died of an entry that it is not placed again. Here every poisonous message ends."""
-        request = entry.request
-        text = f"{entry.attempts} apps that had begun it are gone"
-        name = f"{request.topic}@{request.server}" if request.server else request.topic
-        self.context.note(notes.POISONED, Level.ERROR, topic=name, session=request.session, seq=request.seq, why=text)
-        self.state.totals.poisoned += 1
-        self.calling.end(entry.key, self.calling.failure(request, Status.INDETERMINATE, text, "attempts_max"), now)
 
     def dial_failed(self, node: str, now: float) -> list[Action]:
         """No link could be had to a node: what waits for it and never left may go elsewhere."""

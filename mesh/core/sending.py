@@ -4,7 +4,8 @@ A reservation is made in the step that needs it: a link is leased when something
 and released when that is taken away again; a serving app that was not reached before takes a place of ``reach_max``.
 
 What goes to a serving app that its own app has not reached before is held until the socket of its own app has taken in
-that it does. Were this agent killed before, the next one would not know whom to ask.
+that it does. Were this agent killed before, the next one would not know whom to ask. Likewise what a process died of
+is held until its own app, or the disk, knows how often that was: the next agent goes on with the count.
 """
 
 from msgspec import structs
@@ -12,12 +13,12 @@ from msgspec import structs
 from mesh.core.catalogue import Instance
 from mesh.core.codec import weight
 from mesh.core.context import Context
-from mesh.core.durable import is_sent_once
+from mesh.core.durable import is_durable, is_sent_once
 from mesh.core.fanout import Fan
 from mesh.core.link import Link
 from mesh.core.outbox import Entry, Key, Place, TargetKey
 from mesh.core.pool import Action
-from mesh.core.records import Reach, Request
+from mesh.core.records import Reach, Request, Targets
 from mesh.core.session import App
 from mesh.types import TopicKey
 
@@ -28,6 +29,9 @@ UNTOLD = 0
 
 UNFLUSHED = -1
 """The batch that tells an app of a target, before it was flushed."""
+
+ATTEMPTS = ""
+"""Stands for the node where an app is told of attempts, not of a target."""
 
 
 class Sending:
@@ -98,11 +102,11 @@ class Sending:
     def send_here(self, entry: Entry, now: float) -> None:
         """Hand an entry to this node's own serving half, unless its app must know first, or it has to be on disk."""
         incarnation = self.state.peers.identity.incarnation
-        if not self._is_told(entry.request.session, entry.target, incarnation):
+        if not self._is_told(entry.key, entry.target, incarnation):
             entry.place = Place.QUEUED
             self.state.outbox.hold(self.context.node, entry.key)
             return
-        if is_sent_once(entry.request) and self.state.durable.must_mark(entry.key, (*entry.target, incarnation)):
+        if is_durable(entry.request) and self._must_mark(entry, incarnation):
             entry.place = Place.QUEUED
             return
         self._sent(entry, now)
@@ -110,11 +114,11 @@ class Sending:
 
     def _send(self, link: Link, entry: Entry, now: float) -> None:
         """Put an entry on its link's way out, unless its app must know that first, or it has to be on disk."""
-        if not self._is_told(entry.request.session, entry.target, link.incarnation):
+        if not self._is_told(entry.key, entry.target, link.incarnation):
             entry.place = Place.QUEUED
             self.state.outbox.hold(link.peer, entry.key)
             return
-        if is_sent_once(entry.request) and self.state.durable.must_mark(entry.key, (*entry.target, link.incarnation)):
+        if is_durable(entry.request) and self._must_mark(entry, link.incarnation):
             entry.place = Place.QUEUED
             return
         self._sent(entry, now)
@@ -132,16 +136,35 @@ class Sending:
         for record in (announcement, *chunks):
             peers.say(link, record)
 
-    def _is_told(self, session: int, target: TargetKey, incarnation: int) -> bool:
-        """Return whether an app knows that its records go to a target; if not it is told."""
-        app = self.state.apps.get(session)
+    def _must_mark(self, entry: Entry, incarnation: int) -> bool:
+        """Return whether something of a durable cast has to be on disk before it leaves, which is now written: where it
+        goes, if it is sent once, or else how many processes died of it."""
+        if is_sent_once(entry.request):
+            return self.state.durable.must_mark(entry.key, (*entry.target, incarnation))
+        return bool(entry.attempts) and self.state.durable.must_mark(entry.key, (ATTEMPTS, entry.attempts, 0))
+
+    def _is_told(self, key: Key, target: TargetKey, incarnation: int) -> bool:
+        """Return whether an app knows that its records go to a target, and of how many a process died; if not it is
+        told."""
+        app = self.state.apps.get(key[0])
         if app is None:
             return True
         if app.reached.get(target) == incarnation:
-            return not app.telling or target not in app.telling
+            return not app.telling or (target not in app.telling and (ATTEMPTS, key[1]) not in app.telling)
         app.reached[target] = incarnation
         self._reach(app, target)
         return False
+
+    def charge(self, entry: Entry) -> None:
+        """One more process died that had begun an unplaced entry: whoever keeps the truth of it is to know."""
+        entry.attempts += 1
+        app = self.state.apps.get(entry.request.session)
+        if app is not None and not is_durable(entry.request):
+            self._tell_attempts(app, entry)
+
+    def _tell_attempts(self, app: App, entry: Entry) -> None:
+        app.telling[ATTEMPTS, entry.request.seq] = UNFLUSHED
+        self.context.tell(app, Targets(entry.request.seq, [], entry.attempts))
 
     def _reach(self, app: App, target: TargetKey) -> None:
         """Tell an app that its records go to a target."""
@@ -154,8 +177,15 @@ class Sending:
 
     def tell_again(self, app: App) -> None:
         """An app is back, which may not have been told all before its socket broke."""
-        for target in app.telling:
-            self._reach(app, target)
+        for node, number in list(app.telling):
+            if node != ATTEMPTS:
+                self._reach(app, (node, number))
+                continue
+            entry = self.state.outbox.entries.get((app.session, number))
+            if entry is not None:
+                self._tell_attempts(app, entry)
+            else:
+                del app.telling[node, number]
 
     def flushed(self, app: App, number: int) -> bool:
         """A batch for an app was flushed; return whether it tells the app of somebody."""
@@ -210,7 +240,7 @@ class Sending:
 
     def _send_fan(self, link: Link, fan: Fan, now: float) -> None:
         key = (fan.request.session, fan.request.seq)
-        if not self._is_told(key[0], (link.peer, 0), link.incarnation):
+        if not self._is_told(key, (link.peer, 0), link.incarnation):
             self.state.outbox.hold(link.peer, key)
             return
         link.charge(weight(fan.request, link.chunker.chunk_bytes))

@@ -10,7 +10,7 @@ from mesh.core.bucket import Bucket
 from mesh.core.chunks import Chunker
 from mesh.core.inbox import Id, Service
 from mesh.core.policy import Subject
-from mesh.core.records import Failure, Receipt, Record, Reply, Serve
+from mesh.core.records import Failure, Receipt, Record, Reply, Serve, Targets
 
 __all__ = ["App", "Credentials", "Named", "Outcome", "Pending"]
 
@@ -54,9 +54,10 @@ class Pending(Struct):
 class App(Struct):
     """The state of one session. ``conn``: its connection, None while it is away; ``out``: told at the next flush;
     ``reached``: the serving apps that its requests went to, by node and session, and the incarnations of their agents;
-    ``telling``: those of them that its socket may not have taken word of, and the batch that brings it;
-    ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, by
-    seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it; ``calls``: the topics that
+    ``telling``: those of them that its socket may not have taken word of, and the batch that brings it, and with an
+    empty node those of its requests of which a process died since;
+    ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, and of
+    which requests processes died, by seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it; ``calls``: the topics that
     it calls, and when it last did; ``who``: whom the policy takes it for; ``revoked``: what it served until the policy
     was against it; ``bucket``: how fast it asks."""
 
@@ -87,7 +88,7 @@ class App(Struct):
     reached: dict[tuple[str, int], int] = field(default_factory=dict)
     telling: dict[tuple[str, int], int] = field(default_factory=dict)
     reached_before: dict[tuple[str, int], int] = field(default_factory=dict)
-    targets_before: dict[int, dict[str, int]] = field(default_factory=dict)
+    targets_before: dict[int, Targets] = field(default_factory=dict)
     calls: dict[str, float] = field(default_factory=dict)
     leaving: bool = False
     leaving_since: float = 0.0

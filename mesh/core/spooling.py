@@ -150,6 +150,8 @@ class Spooling:
         for entry in self.state.outbox.entries.values():
             if is_durable(entry.request):
                 durable.write(entry.request, entry.deadline, now)
+                if entry.key in durable.marks:
+                    durable.entries.append(Sent(*entry.key, *durable.marks[entry.key]))
         return []
 
     def _away(self, away: Away, now: float) -> list[Action]:
@@ -222,20 +224,22 @@ class Spooling:
             self.calling.conclude(app, key[1], ending.failure)
 
     def _marked(self, sent: Sent, now: float) -> list[Action]:
-        """That a cast may be with an instance is on disk: now it may leave, if it still goes there."""
+        """That a cast may be with an instance, or what died of it, is on disk: now it may leave, if it still goes."""
         durable, key = self.durable, (sent.session, sent.seq)
         entry = self.state.outbox.entries.get(key)
         if entry is None or durable.marking.get(key) != (sent.node, sent.target, sent.incarnation):
             return []
         durable.marks[key] = durable.marking.pop(key)
-        if entry.place is not Place.QUEUED or entry.target != (sent.node, sent.target):
+        node, outbox = entry.target[0], self.state.outbox
+        is_meant = not sent.node or entry.target == (sent.node, sent.target)
+        if entry.place is not Place.QUEUED or not is_meant or key in outbox.queues.get(node, ()):
             return []
-        if sent.node == self.context.node:
+        if node == self.context.node:
             self.calling.sending.send_here(entry, now)
             return []
-        self.state.outbox.queue(sent.node, key)
-        self.calling.sending.flush_queue(sent.node, now)
-        return self.state.pool.want(sent.node, self.options.pool, now)
+        outbox.queue(node, key)
+        self.calling.sending.flush_queue(node, now)
+        return self.state.pool.want(node, self.options.pool, now)
 
     def _expired(self, expired: Expired, now: float) -> None:
         """The spool made a dead letter of what was past its time there: left on disk, or held here by a clock that
@@ -308,9 +312,13 @@ class Spooling:
         entry = self._admit(request, now + row.left_s)
         entry.doubtful = row.number <= durable.last
         node, target, reached = row.sent
-        if not node or not is_sent_once(request):
+        if target:
+            durable.marks[entry.key] = row.sent
+        if not is_sent_once(request):
+            entry.attempts = target
+            return [] if self.calling.is_poison(entry, now) else self.calling.replace(entry, now)
+        if not node:
             return self.calling.replace(entry, now)
-        durable.marks[entry.key] = row.sent
         self.calling.view(topic, now)
         if node != self.context.node:
             self._locate(node)

@@ -78,7 +78,7 @@ _SWEEP = f"DELETE FROM cast WHERE session = ? AND seq < ? AND state = {_DONE}"
 _DUE = "SELECT number, state, size, session, seq, namespace, topic FROM cast WHERE expires <= ? LIMIT ?"
 _DIE = f"UPDATE cast SET state = {_DEAD}, died = ?, expires = ?, reason = ?, text = ? WHERE number = ?"
 _REVIVE = f"""UPDATE cast SET number = :new, session = :session, seq = :new, state = {_LIVE}, expires = :now + ttl,
-    sent_node = '' WHERE number = :number"""
+    sent_node = '', sent_session = 0 WHERE number = :number"""
 _FETCH = """SELECT c.number, session, seq, expires, size, bytes, sent_node, sent_session, sent_incarnation
     FROM cast AS c JOIN record USING (number)
     WHERE state = 1 AND namespace = ? AND topic = ? AND c.number > ? ORDER BY c.number LIMIT ?"""

@@ -743,6 +743,16 @@ def test_where_a_fan_out_went_is_told_to_a_new_agent_before_it_is_said_again(age
     assert ([Targets(seq, [("x", 2), ("y", 1)])], Request) == (told[:1], type(told[1]))
 
 
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.CAST])
+def test_of_what_processes_died_is_told_to_a_new_agent_before_it_is_said_again(agent: Agent, kind: Kind) -> None:
+    seq = agent.ask(kind=kind)
+    agent.heard()
+    assert [] == agent.say(Targets(seq, [], 2), Targets(seq, [], 1))
+    agent.session.disconnected("killed", T0)
+    told = agent.connect(incarnation=4)
+    assert ([Targets(seq, [], 2)], Request) == (told[:1], type(told[1]))
+
+
 def test_reached_nodes_are_bounded(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mesh.client.calling.REACHED_MAX", 1)
     (lost,) = agent.say(Reach("x", 1), Reach("y", 1))

@@ -463,7 +463,7 @@ def test_where_fan_outs_went_is_kept_within_the_limit_until_they_are_said_again(
     one = node(options(outbox=OutboxOptions(outstanding_records=1)))
     conn = connect(one)
     one.app_data(conn, encode(1, [Targets(5, [("b", 2)]), Targets(6, [("b", 2)])]), 1.0)
-    assert {5: {"b": 2}} == one.state.apps[7].targets_before
+    assert {5: Targets(5, [("b", 2)])} == one.state.apps[7].targets_before
     one.app_data(conn, encode(2, [Request(2, 5, "orders", "", 9000, b"")]), 1.0)
     assert {} == one.state.apps[7].targets_before
     assert {"b": 2} == one.state.fans[7, 5].pending

@@ -946,6 +946,19 @@ def test_a_durable_cast_is_given_up_before_its_time_is_over_and_not_after() -> N
     assert ["expired"] == [reason for reason, _ in mail.dead()]
 
 
+@pytest.mark.parametrize(("died", "runs"), [(2, True), (3, False)])
+def test_how_many_died_of_a_request_is_taken_over_from_the_agent_before(died: int, runs: bool) -> None:
+    world = fleet("a", options(outbox=OutboxOptions(attempts_max=3)))
+    (server,) = served(world, "a")
+    caller = App(world, "a", 1)
+    caller.say(Targets(0, [], died), Request(1, 0, "orders", "", 9_000, b"", Flag.RESUMED))
+    world.run(3.0)
+    assert runs == (len(server.asked) == 1)
+    assert (None if runs else "attempts_max") == getattr(caller.end(0), "limit", None)
+    caller.seq = 1
+    assert_mesh_quiescent(world)
+
+
 def test_a_durable_cast_that_is_told_again_and_refused_may_have_been_taken() -> None:
     mail = Mail()
     mail.disk.room = 0

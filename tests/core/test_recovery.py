@@ -621,6 +621,29 @@ def test_work_whose_apps_die_of_it_is_placed_so_often_and_not_more() -> None:
     assert_mesh_quiescent(world)
 
 
+def test_the_count_of_who_died_of_work_goes_on_at_the_next_agent() -> None:
+    limits = options(outbox=OutboxOptions(attempts_max=3))
+    world = fleet("ab", limits)
+    caller = App(world, "a", 1)
+    cast = caller.cast("orders", timeout_s=100.0, flags=Flag.WAIT)
+    for number in range(3):
+        app = App(world, "b", 20 + number, hold)
+        app.serve("orders")
+        world.run(world.now + 3.0)
+        assert 1 == len(app.asked)
+        app.close(dead=True)
+        world.run(world.now + 1.0)
+        if number < 2:
+            world.kill("a")
+            world.start("a", limits)
+            told, again = caller.of(Targets)[-1], Request(1, cast, "orders", "", 90_000, b"", Flag.WAIT | Flag.RESUMED)
+            assert (cast, [], number + 1) == (told.seq, told.nodes, told.attempts)
+            caller.come_back()
+            caller.say(*caller.of(Reach), told, again)
+    assert (Status.INDETERMINATE, "attempts_max") == (caller.status(cast), caller.failure(cast).limit)
+    assert_mesh_quiescent(world)
+
+
 def test_work_that_was_only_handed_ahead_to_apps_that_die_is_not_charged_for_it() -> None:
     world = fleet("ab", options(outbox=OutboxOptions(attempts_max=1)))
     caller = App(world, "a", 1)

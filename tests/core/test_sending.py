@@ -160,6 +160,92 @@ def test_a_link_that_is_lost_meanwhile_takes_what_is_held_with_it_to_the_next() 
     assert_mesh_quiescent(world)
 
 
+def killed_by(node: str, flags: int = 0) -> tuple[World, App, App, int]:
+    """A cast, of an app that reads nothing any more, of which a process died; another that serves is there."""
+    world = fleet("ab")
+    apps = [App(world, node, 20), App(world, node, 21, hold)]
+    apps[0].serve("orders")
+    caller = App(world, "a", 1)
+    warm = caller.cast("orders", b"warm")
+    world.run(2.0)
+    apps[0].asked.clear()
+    apps[0].handle = hold
+    seq = caller.cast("orders", b"one", flags=Flag.WAIT | flags)
+    world.run(3.0)
+    assert (None, 1) == (caller.end(warm), len(apps[0].asked))
+    world.clog("a", caller)
+    apps[0].close(dead=True)
+    world.run(4.0)
+    apps[1].serve("orders")
+    world.run(6.0)
+    return world, caller, apps[1], seq
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_what_a_process_died_of_goes_on_when_its_app_has_been_told_of_it(node: str) -> None:
+    world, caller, other, seq = killed_by(node)
+    assert [] == other.asked
+    world.unclog("a", caller)
+    world.run(7.0)
+    assert ([Targets(seq, [], 1)], [b"one"]) == (caller.of(Targets), other.bodies)
+    other.release()
+    world.run(8.0)
+    assert None is caller.end(seq)
+    assert_mesh_quiescent(world)
+
+
+def test_an_app_that_is_back_is_told_again_what_processes_died_of_if_that_has_not_ended() -> None:
+    world, caller, other, seq = killed_by("b")
+    caller.close()
+    world.run(6.5)
+    caller.come_back()
+    world.run(7.0)
+    assert ([Targets(seq, [], 1)], [b"one"]) == (caller.of(Targets), other.bodies)
+    other.release()
+    world.run(8.0)
+    assert_mesh_quiescent(world)
+
+
+def test_what_has_ended_meanwhile_is_not_told_again() -> None:
+    world, caller, other, seq = killed_by("b")
+    caller.cancel(seq)
+    world.run(6.5)
+    caller.close()
+    world.run(7.0)
+    caller.come_back()
+    world.run(8.0)
+    assert ([], []) == (caller.of(Targets), other.asked)
+    assert not world.agents["a"].node.state.apps[1].telling
+    caller.settle()
+    assert_mesh_quiescent(world)
+
+
+def test_a_cast_whose_app_has_gone_is_placed_again_though_nobody_keeps_the_count() -> None:
+    world, caller, other, _ = killed_by("b")
+    caller.close(dead=True)
+    world.run(8.0)
+    assert [b"one"] == other.bodies
+    other.close(dead=True)
+    late = App(world, "b", 30)
+    late.serve("orders")
+    world.run(20.0)
+    assert [b"one"] == late.bodies
+    assert_mesh_quiescent(world)
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_a_durable_cast_of_which_a_process_died_leaves_when_that_is_on_disk(node: str) -> None:
+    mail = Mail()
+    server = mail.serve(node, handle=hold)
+    mail.cast(b"one", flags=Flag.WAIT)
+    mail.run(1.0)
+    other = mail.serve(node, session=21)
+    server.close(dead=True)
+    mail.run(3.0)
+    assert [b"one"] == other.bodies
+    assert [("", 1, 0)] == [row.sent for row in mail.disk.disk.rows.values()]
+
+
 def test_of_several_that_an_app_is_told_of_each_is_confirmed_by_its_own_batch() -> None:
     world, caller, _, seqs = unread("b")
     (other,) = served(world, "a", topic="stock")

@@ -314,6 +314,53 @@ def test_what_nobody_can_tell_of_is_a_dead_letter_and_not_sent_again() -> None:
     assert ([], ["indeterminate"]) == (late.bodies, [reason for reason, _ in mail.dead()])
 
 
+def test_how_many_died_of_a_cast_is_on_disk_and_the_next_agent_goes_on_with_the_count() -> None:
+    mail = Mail(options=NodeOptions(outbox=OutboxOptions(attempts_max=2)))
+    mail.cast(b"one")
+    for number in range(2):
+        server = mail.serve(session=20 + number, handle=hold)
+        mail.run(3.0)
+        assert [b"one"] == server.bodies
+        server.close(dead=True)
+        mail.run(1.0)
+        if number == 0:
+            late = mail.serve(session=30, handle=hold)
+            mail.run(2.0)
+            assert [("", 1, 0)] == [row.sent for row in mail.disk.disk.rows.values()]
+            mail.kill()
+            late.release(hold)
+            late.close(dead=True)
+            mail.restart()
+            mail.run(1.0)
+    assert ["poison"] == [reason for reason, _ in mail.dead()]
+
+
+def test_a_cast_that_has_killed_as_many_as_it_may_is_a_dead_letter_at_the_next_agent() -> None:
+    mail = Mail(options=NodeOptions(outbox=OutboxOptions(attempts_max=2)))
+    mail.cast(b"one")
+    mail.run(1.0)
+    mail.kill()
+    mail.disk.open()
+    mail.disk.commit([Sent(10, 0, "", 2, 0)])
+    server = mail.serve()
+    mail.restart()
+    mail.run(3.0)
+    assert ([], ["poison"]) == (server.bodies, [reason for reason, _ in mail.dead()])
+
+
+def test_a_new_file_has_the_marks_of_what_is_held_too() -> None:
+    mail = Mail()
+    mail.serve(handle=hold)
+    mail.cast(b"one", flags=Flag.ONCE)
+    mail.run(0.5)
+    (mark,) = [row.sent for row in mail.disk.disk.rows.values()]
+    mail.disk.disk.rows.clear()
+    node = mail.world.agents["a"].node
+    mail.world.turn(mail.world.agents["a"], lambda: node.use_spool(mail.world.now))
+    mail.run(1.0)
+    assert [mark] == [row.sent for row in mail.disk.disk.rows.values()]
+
+
 def test_what_was_marked_and_never_left_is_placed_again() -> None:
     mail = Mail()
     mail.serve(handle=hold)

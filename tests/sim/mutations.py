@@ -144,7 +144,7 @@ def leased_links_are_evicted(original: Any, self: pool.Pool, count: int) -> list
 
 
 @_replacing(sending.Sending, "_is_told")
-def reach_is_not_told(original: Any, self: sending.Sending, session: int, target: Any, incarnation: int) -> bool:
+def reach_is_not_told(original: Any, self: sending.Sending, key: Any, target: Any, incarnation: int) -> bool:
     """The app does not learn where its requests go."""
     return True
 
