@@ -414,7 +414,7 @@ class AppHop:
             self.recovery.locate(reach.node, Endpoint(reach.host, reach.port, reach.public_key))
 
     def _targets(self, app: App, targets: Targets, now: float) -> None:
-        """The app tells again where a fan-out of its went, or how many died of a request, which it will now say again."""
+        """The app tells again where a fan-out went, or how many died of a request, which it will now say again."""
         if len(app.targets_before) < self.options.outbox.outstanding_records:
             app.targets_before[targets.seq] = targets
 

@@ -120,8 +120,8 @@ class Shelf(Struct):
 class Durable(Struct):
     """All that a node knows of its spool. ``last``: rows up to this one are an earlier agent's; ``ended``: sessions
     with rows that are done, and up to where those were swept; ``marks``: where what must not be sent twice may go, and
-    how many died of what may be, ``marking``: what that is once it is on disk; ``why``: what the disk said when it last refused something,
-    ``stuck``: and it has taken no end since."""
+    how many died of what may be; ``marking``: what that is to be once it is on disk; ``why``: what the disk said when
+    it last refused something, ``stuck``: and it has taken no end since."""
 
     phase: Phase = Phase.NONE
     why: str = ""
@@ -216,7 +216,7 @@ class Durable(Struct):
             self.entries.append(Done(*key, cancelled=True))
 
     def must_mark(self, key: Key, sent: tuple[str, int, int]) -> bool:
-        """Return whether a cast must not leave yet: ``sent``, as `Sent` says it, has to be on disk first, which this has
+        """Return whether a cast must not leave yet: ``sent``, as in `Sent`, has to be on disk first, which this has
         written."""
         if self.marks.get(key) == sent:
             return False

@@ -57,9 +57,9 @@ class App(Struct):
     ``telling``: those of them that its socket may not have taken word of, and the batch that brings it, and with an
     empty node those of its requests of which a process died since;
     ``reached_before``: those to which an earlier agent sent them; ``targets_before``: where it sent fan-outs, and of
-    which requests processes died, by seq; ``adopted``: what this app says that it runs, and an earlier agent had handed to it; ``calls``: the topics that
-    it calls, and when it last did; ``who``: whom the policy takes it for; ``revoked``: what it served until the policy
-    was against it; ``bucket``: how fast it asks."""
+    which requests processes died, by seq; ``adopted``: what this app says that it runs, and an earlier agent had handed
+    to it; ``calls``: the topics that it calls, and when it last did; ``who``: whom the policy takes it for;
+    ``revoked``: what it served until the policy was against it; ``bucket``: how fast it asks."""
 
     session: int
     connection: int

@@ -348,6 +348,17 @@ def test_a_cast_that_has_killed_as_many_as_it_may_is_a_dead_letter_at_the_next_a
     assert ([], ["poison"]) == (server.bodies, [reason for reason, _ in mail.dead()])
 
 
+def test_a_cast_that_is_sent_once_and_never_left_goes_out_with_the_next_agent() -> None:
+    mail = Mail()
+    mail.cast(b"one", flags=Flag.ONCE)
+    mail.run(1.0)
+    mail.kill()
+    mail.restart()
+    server = mail.serve()
+    mail.run(3.0)
+    assert [b"one"] == server.bodies
+
+
 def test_a_new_file_has_the_marks_of_what_is_held_too() -> None:
     mail = Mail()
     mail.serve(handle=hold)
