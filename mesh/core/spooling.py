@@ -150,8 +150,9 @@ class Spooling:
         for entry in self.state.outbox.entries.values():
             if is_durable(entry.request):
                 durable.write(entry.request, entry.deadline, now)
-                if entry.key in durable.marks:
-                    durable.entries.append(Sent(*entry.key, *durable.marks[entry.key]))
+                mark = durable.marks.get(entry.key)
+                if mark is not None:
+                    durable.entries.append(Sent(*entry.key, mark[0], mark[1], mark[2]))
         return []
 
     def _away(self, away: Away, now: float) -> list[Action]:
