@@ -32,7 +32,7 @@ from mesh.core.records import (
 )
 from mesh.core.router import choose
 from mesh.core.sending import Sending
-from mesh.core.session import App, Outcome
+from mesh.core.session import UNCHARGED, App, Outcome
 from mesh.types import TopicKey, name_problem
 
 __all__ = ["Calling"]
@@ -115,7 +115,11 @@ class Calling:
     def is_replay(self, app: App, key: Key, request: Request) -> bool:
         """Return whether this request is held, or has ended; if so its app is told again what it may have missed."""
         seq = request.seq
-        if key in self.state.outbox.entries or key in self.state.fans:
+        held = self.state.outbox.entries.get(key) or self.state.fans.get(key)
+        if held is not None:
+            if held.charged == UNCHARGED and not is_durable(request):
+                held.charged = held_bytes(held.request)
+                app.admitted(held.charged)
             if request.kind != Kind.CALL:
                 self.accept(app, seq)
             return True

@@ -15,7 +15,7 @@ from mesh.core.monitor import MONITOR, Monitor
 from mesh.core.outbox import Entry, Key, Place, TargetKey
 from mesh.core.pool import Action
 from mesh.core.records import Answer, Ask, Cancel, Failure, GiveBack, Kind, Receipt, Status, Verdict
-from mesh.core.session import App
+from mesh.core.session import UNCHARGED, App
 from mesh.types import Endpoint
 
 __all__ = ["Recovery"]
@@ -253,3 +253,8 @@ class Recovery:
         for entry in list(self.state.outbox.entries.values()):
             if entry.request.session == app.session and entry.request.kind == Kind.CALL:
                 self.calling.cancel(app, Cancel(self.context.node, app.session, entry.request.seq), now)
+            elif entry.request.session == app.session:
+                entry.charged = UNCHARGED
+        for fan in self.state.fans.values():
+            if fan.request.session == app.session:
+                fan.charged = UNCHARGED

@@ -12,7 +12,10 @@ from mesh.core.inbox import Id, Service
 from mesh.core.policy import Subject
 from mesh.core.records import Failure, Receipt, Record, Reply, Serve, Targets
 
-__all__ = ["App", "Credentials", "Named", "Outcome", "Pending"]
+__all__ = ["UNCHARGED", "App", "Credentials", "Named", "Outcome", "Pending"]
+
+UNCHARGED = -1
+"""What a request is charged with whose session has ended, until the same session is back and repeats it."""
 
 Outcome = Reply | Failure | Receipt | None
 """How a request ended; None for a cast that a handler ended."""
@@ -126,6 +129,7 @@ class App(Struct):
         self.bytes += charged
 
     def ended(self, charged: int) -> None:
-        """One of its outstanding records ended."""
-        self.records -= 1
-        self.bytes -= charged
+        """One of its outstanding records ended; one of before its session was given up is not among those counted."""
+        if charged != UNCHARGED:
+            self.records -= 1
+            self.bytes -= charged

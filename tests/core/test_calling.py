@@ -946,6 +946,23 @@ def test_a_durable_cast_is_given_up_before_its_time_is_over_and_not_after() -> N
     assert ["expired"] == [reason for reason, _ in mail.dead()]
 
 
+def test_a_cast_that_is_repeated_by_a_session_that_had_been_given_up_is_charged_to_it_again() -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=0.5)))
+    server = App(world, "b", 20, hold)
+    server.serve("orders")
+    caller = App(world, "a", 1)
+    seq = caller.cast("orders", b"one")
+    world.run(2.0)
+    caller.close()
+    world.run(4.0)
+    caller.come_back()
+    caller.say(Request(1, seq, "orders", "", 5_000, b"one", Flag.RESUMED))
+    world.run(4.5)
+    assert 1 == world.agents["a"].node.state.apps[1].records
+    server.release()
+    assert_mesh_quiescent(world)
+
+
 @pytest.mark.parametrize(("died", "runs"), [(2, True), (3, False)])
 def test_how_many_died_of_a_request_is_taken_over_from_the_agent_before(died: int, runs: bool) -> None:
     world = fleet("a", options(outbox=OutboxOptions(attempts_max=3)))

@@ -1,5 +1,7 @@
 """The caller's agent when something is lost: what is placed again, what is asked about, what is given up."""
 
+import pytest
+
 from mesh.core.context import NodeOptions
 from mesh.core.directory import DirectoryOptions
 from mesh.core.inbox import InboxOptions
@@ -641,6 +643,35 @@ def test_the_count_of_who_died_of_work_goes_on_at_the_next_agent() -> None:
             caller.come_back()
             caller.say(*caller.of(Reach), told, again)
     assert (Status.INDETERMINATE, "attempts_max") == (caller.status(cast), caller.failure(cast).limit)
+    assert_mesh_quiescent(world)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("kind", [Kind.CAST, Kind.FANOUT])
+def test_what_outlives_its_session_is_charged_again_only_when_that_is_back_and_repeats_it(
+    kind: Kind, repeated: bool
+) -> None:
+    world = fleet("ab", options(outbox=OutboxOptions(resume_grace_s=0.5)))
+    server = App(world, "b", 20, hold)
+    server.serve("orders")
+    caller = App(world, "a", 1)
+    world.run(2.0)
+    seq = caller.send(kind, "orders", b"one", timeout_s=60.0)
+    other = App(world, "a", 2)
+    others = other.fanout("orders", b"two")
+    world.run(3.0)
+    caller.close()
+    world.run(5.0)
+    caller.come_back()
+    if repeated:
+        caller.say(Request(int(kind), seq, "orders", "", 50_000, b"one", Flag.RESUMED))
+    world.run(6.0)
+    app = world.agents["a"].node.state.apps[1]
+    assert (repeated, 131 * repeated) == (app.records, app.bytes)
+    server.release()
+    world.run(7.0)
+    assert 1 == len(caller.ends(seq))
+    assert (0, 0, (1, 1, 0, 0)) == (app.records, app.bytes, other.receipt(others))
     assert_mesh_quiescent(world)
 
 

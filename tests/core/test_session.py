@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.inbox import Service
-from mesh.core.session import App, Credentials, Pending
+from mesh.core.session import UNCHARGED, App, Credentials, Pending
 from tests.core.builders import copied, reply
 
 
@@ -77,3 +77,12 @@ def test_its_state_is_data() -> None:
     session.outcomes[1] = reply(1)
     session.services["orders"] = Service("orders", "srv", 1, 256)
     assert session == copied(session)
+
+
+def test_what_was_never_charged_to_it_gives_nothing_back() -> None:
+    session = app()
+    session.admitted(128)
+    session.ended(UNCHARGED)
+    assert (1, 128) == (session.records, session.bytes)
+    session.ended(128)
+    assert (0, 0) == (session.records, session.bytes)
