@@ -4,6 +4,7 @@ With pytest-xdist, as `make test` runs them, the tests of a file run in one work
 take minutes none may begin last; what is marked `alone` waits until nothing else runs, and nothing begins beside it.
 """
 
+import os
 import shlex
 import socket
 import time
@@ -23,6 +24,8 @@ from tests.turns import turn
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("soak", max_examples=5_000, stateful_step_count=200, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+os.environ.pop("COLUMNS", None)  # tables are as wide as in files, here and in what tests start; xdist sets a width
 
 SLOWER = ("io", "system")
 ALONE = "alone"

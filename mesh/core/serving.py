@@ -411,15 +411,17 @@ class Serving:
         for _, ask in self.state.questions.pop(app.session, ()):
             self.context.tell(app, ask)
         for service in list(app.services.values()):
-            for id in list(service.overrun):
-                del service.overrun[id]
-                self._free(app, service, id, now)
             for id in service.running:
+                if id in service.overrun:
+                    continue
                 handed = self.state.inbox.find(id)
                 assert handed is not None, id
                 self._hand(app, handed, now)
                 if handed.cancelled:
                     self.context.tell(app, Cancel(*id))
+            for id in list(service.overrun):  # only now, for each that is let go lets another begin
+                del service.overrun[id]
+                self._free(app, service, id, now)
             self.hand_out(app, service, now)
 
     def lose(self, app: App, service: Service, now: float) -> None:

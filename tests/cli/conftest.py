@@ -24,10 +24,9 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_import_this_checkout() -> Iterator[None]:
-    """Whatever is installed, or not, what the commands start is what is tested; whatever the terminal's width."""
+    """Whatever is installed, or not, what the commands start is what is tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.delenv("COLUMNS", raising=False)
         yield
 
 

@@ -466,6 +466,22 @@ def test_an_app_that_comes_back_is_told_what_was_given_up_meanwhile() -> None:
     assert [Cancel("a", 1, seq)] == app.of(Cancel)
 
 
+def test_an_app_that_comes_back_is_handed_first_what_its_old_socket_may_have_lost() -> None:
+    world = fleet("ab")
+    app = server(world, workers=2, prefetch=2)
+    caller = App(world, "a", 1)
+    overrun = caller.call("orders", timeout_s=1.0)
+    second, third = caller.call("orders", timeout_s=30.0), caller.call("orders", timeout_s=30.0)
+    world.run(2.0)
+    assert [overrun, second] == [request.seq for request in app.asked]
+    app.close()
+    world.run(5.0)
+    app.asked.clear()
+    app.come_back()
+    world.run(5.5)
+    assert [second, third] == [request.seq for request in app.asked]
+
+
 def test_a_cancel_of_a_fan_out_that_waits_everywhere_forgets_it() -> None:
     world = fleet("ab")
     app = server(world)

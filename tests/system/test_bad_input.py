@@ -52,7 +52,9 @@ class Pair:
 @pytest.fixture
 def pair(fleet: Fleet) -> Iterator[Pair]:
     """Two agents at work."""
-    a, b = fleet.start("a", agent={"app_unread_bytes_max": 1 << 20}), fleet.start("b")
+    # All are of one user here, whose own bound is not what these tests are about.
+    own = {"app_unread_bytes_max": 1 << 20, "user_connections_max": 10_000}
+    a, b = fleet.start("a", agent=own), fleet.start("b")
     with b.echo(), a.traffic() as traffic:
         yield Pair(a, b, traffic)
         traffic.flows()
