@@ -198,6 +198,7 @@ def test_a_drain_shows_and_switched_off_nothing_is_told(stage: Stage) -> None:
     assert ["passing"] == [status for status, _ in stage.checks("heartmesh-agent")]
     with mesh.connect(app="operator", socket=a.socket_path) as operator:
         busy = operator.call_async("orders", b"5", timeout_s=30)
+        until(lambda: a.query("status")["unfinished"], "there is something to wait for")
         a.send(signal.SIGTERM)
         until(lambda: "draining" in stage.checks("heartmesh-agent")[0][1], "the drain shows")
         assert "warning" == stage.checks("heartmesh-agent")[0][0]
