@@ -393,7 +393,7 @@ class Node:
                 if not closed.orderly:
                     state.peers.suspect(closed.node, now)
                 self._act(state.pool.closed(closed.node, options.pool, now, state.rng, broken=not closed.orderly), now)
-            self._act(self.recovery.link_lost(closed.node, now), now)
+            self._act(self.recovery.link_lost(closed.node, now, idle=closed.idle), now)
         elif closed.was_dial and not replaced:
             facts["address"] = str(state.peers.peer(closed.node).endpoint)
             self.context.note(notes.DIAL_FAILED, Level.WARNING, **facts)
