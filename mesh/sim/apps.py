@@ -167,6 +167,7 @@ class App:
     def _lost(self, lost: Lost) -> None:
         if "broke the protocol" in lost.reason:
             self.ledger.found(f"app {self.id}: {lost.reason}")
+        self.ledger.lost(self.id)
         self.process.hang_up()
 
     def _told(self, told: ServingTold) -> None:

@@ -25,7 +25,7 @@ STAMP_BYTES = 8
 
 class Message(Struct):
     """One request. Times are the world's; ``begun``: the sessions that ran it, ``ended``: those that finished it;
-    ``given_up``: nobody waits for its outcome."""
+    ``given_up``: nobody waits for its outcome; ``again``: another agent was, or may be, sent it too."""
 
     request: Request
     body: bytes
@@ -34,6 +34,7 @@ class Message(Struct):
     held: bool = False
     given_up: bool = False
     refused: bool = False
+    again: bool = False
     begun: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -82,6 +83,11 @@ class Ledger:
         """Its app cancelled it, or died."""
         self.messages[id].given_up = True
 
+    def lost(self, session: int) -> None:
+        """An app has lost its agent: what has not ended is sent to the next, given back or repeated."""
+        for (_, sender, _), message in self.messages.items():
+            message.again |= sender == session and not message.outcomes
+
     # It runs
 
     def delivered(self, session: int, request: Request) -> None:
@@ -93,7 +99,7 @@ class Ledger:
             return
         if request.body != message.body:
             self.found(f"{self.name(id)} came to {session} with another body")
-        is_again = request.dispatch > 1 or request.flags & Flag.RESUMED
+        is_again = message.again or request.dispatch > 1 or request.flags & Flag.RESUMED
         is_ordered = request.kind != Kind.FANOUT and len(request.body) <= self.ordered_bytes_max
         if is_again or not is_ordered or not (request.server or request.topic in self.single):
             return

@@ -104,6 +104,10 @@ def test_what_only_one_instance_serves_comes_in_order_unless_it_was_sent_again()
     for seq in (3, 1, 2):
         ledger.delivered(5, requests[seq])
     assert [] == found
+    ledger.lost(2)
+    ledger.outcome(("a", 1, 0), failure(Status.INDETERMINATE))
+    ledger.lost(1)
+    assert [False, True, True, True] == [message.again for message in ledger.messages.values()]
     ledger.delivered(5, requests[0])
     assert ["call a/1#0 to 'orders' came to 5 after 3, which was sent later"] == found
 
