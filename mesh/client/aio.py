@@ -154,6 +154,21 @@ class Client:
         request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags, monitor_s)
         return self._begin(request, deadline, until_held=False)
 
+    async def trace(
+        self,
+        topic: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        run: bool = False,
+    ) -> Reply:
+        """Make a `call` that tells where its time goes, as `mesh.Client.trace` does."""
+        flags = flags_of(probe=not run)
+        request, deadline = self._engine.prepare(Kind.CALL, topic, body, timeout_s, headers, flags, traced=True)
+        _, outcome = await self._ask(request, deadline, until_held=False, until=None)
+        return value_of(outcome)  # type: ignore[return-value]
+
     def _begin(self, request: Request, deadline: float, *, until_held: bool) -> asyncio.Future[Any]:
         engine = self._engine
         seq, source = engine.submit(request, deadline, engine.holds if until_held else engine.ends)

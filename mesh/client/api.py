@@ -19,6 +19,7 @@ from msgspec import Struct, field
 
 from mesh.client.connection import Connection
 from mesh.client.events import Aimed, Outcome, Refused
+from mesh.client.legs import Leg, legs_of
 from mesh.client.session import Session
 from mesh.core import records
 from mesh.core.records import AppWelcome, Failure, Flag, Kind, RefuseReason, Request, Status
@@ -113,11 +114,13 @@ class Message(Struct, eq=False):
 
 
 class Reply(Struct):
-    """What a call brought back; a handler may return one, to send headers with its body."""
+    """What a call brought back; a handler may return one, to send headers with its body. ``legs``: where the time of a
+    traced call went."""
 
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     id: MessageId | None = None
+    legs: tuple[Leg, ...] = ()
 
 
 class Receipt(Struct):
@@ -183,6 +186,8 @@ def request_of(
     flags: int,
     limits: AppWelcome,
     monitor_s: float = 0.0,
+    *,
+    traced: bool = False,
 ) -> Request:
     """Check what is asked and make a request of it; raises Rejected, Expired (no time at all) and TypeError."""
     name, server = _parse_topic(topic)
@@ -201,15 +206,14 @@ def request_of(
         if not 0 < monitor_s * 1000 <= records.TIMEOUT_MS_MAX:
             raise Rejected(f"monitor_s = {monitor_s} s is not a time within which an app can show that it is alive")
         request.monitor_ms = math.ceil(monitor_s * 1000)
+    if traced:
+        request.trace = []
     return request
 
 
 _IDEMPOTENT, _WAIT, _CONFIRM = int(Flag.IDEMPOTENT), int(Flag.WAIT), int(Flag.CONFIRM)
-_DURABLE, _ONCE, _ROOM = (
-    int(Flag.DURABLE),
-    int(Flag.ONCE),
-    int(Flag.ROOM),
-)  # plain numbers: operations on enums are slow
+_DURABLE, _ONCE, _ROOM = int(Flag.DURABLE), int(Flag.ONCE), int(Flag.ROOM)
+_PROBE = int(Flag.PROBE)  # plain numbers, for operations on enums are slow
 
 
 def flags_of(
@@ -220,6 +224,7 @@ def flags_of(
     durable: bool = False,
     once: bool = False,
     wait_for_room: bool = False,
+    probe: bool = False,
 ) -> int:
     """Return the options of a request as one number."""
     return (
@@ -229,6 +234,7 @@ def flags_of(
         | (_DURABLE if durable else 0)
         | (_ONCE if once else 0)
         | (_ROOM if wait_for_room else 0)
+        | (_PROBE if probe else 0)
     )
 
 
@@ -248,7 +254,8 @@ def default_server(node: str, session: int) -> str:
 
 def reply_of(reply: records.Reply) -> Reply:
     """Return a reply as the caller sees it."""
-    return Reply(reply.body, reply.headers or {}, MessageId(reply.node, reply.session, reply.seq))
+    id = MessageId(reply.node, reply.session, reply.seq)
+    return Reply(reply.body, reply.headers or {}, id, legs_of(reply.trace))
 
 
 def receipt_of(receipt: records.Receipt) -> Receipt:

@@ -31,6 +31,7 @@ from mesh.core.records import (
     Status,
     Targets,
 )
+from mesh.core.stamps import depart
 from mesh.errors import Overloaded, ProtocolError
 
 __all__ = ["GRACE_S", "Calling", "Pending", "Reached"]
@@ -141,6 +142,8 @@ class Calling(Struct):
             request = pending.request
             request.floor = self.floor
             request.timeout_ms = max(1, round((pending.deadline - now) * 1000))
+            if request.trace is not None:
+                request.trace = depart(request.trace, 0, now)
             if not pending.first_on:
                 pending.first_on = connection
                 self.fresh.append(seq)

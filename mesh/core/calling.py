@@ -33,13 +33,13 @@ from mesh.core.records import (
 from mesh.core.router import choose
 from mesh.core.sending import Sending
 from mesh.core.session import UNCHARGED, App, Outcome
+from mesh.core.stamps import arrive, receive
 from mesh.types import TopicKey, name_problem
 
 __all__ = ["Calling"]
 
 LIMITS_MAX = 64
 """Options whose refusals are counted one by one; more would be names that a peer made up."""
-
 
 _NOT_RUN = (Status.UNROUTABLE, Status.OVERLOADED, Status.EXPIRED, Status.REJECTED)
 """Outcomes that say of a request that nothing ran."""
@@ -62,6 +62,8 @@ class Calling:
         state = self.state
         request.node, request.session, request.namespace = self.context.node, app.session, app.namespace
         request.user = app.who.user or ""
+        if request.trace is not None:
+            request.trace = arrive(request.trace, 1, self.context.node, now)
         if request.floor > app.floor:
             app.raise_floor(request.floor)
         key = (app.session, request.seq)
@@ -198,15 +200,9 @@ class Calling:
         self.context.tell(app, failure)
 
     def failure(self, request: Request, status: Status, text: str, limit: str = "", retry_after_ms: int = 0) -> Failure:
+        here = self.context.node
         return Failure(
-            self.context.node,
-            request.session,
-            request.seq,
-            int(status),
-            text,
-            where=self.context.node,
-            limit=limit,
-            retry_after_ms=retry_after_ms,
+            here, request.session, request.seq, int(status), text, here, limit, retry_after_ms=retry_after_ms
         )
 
     def view(self, topic: TopicKey, now: float) -> View | None:
@@ -369,6 +365,8 @@ class Calling:
 
     def reply(self, record: Reply | Failure, now: float) -> None:
         """An end came for a request; whoever it comes from, it counts."""
+        if type(record) is Reply and record.trace is not None:
+            receive(record.trace, now)
         self.end((record.session, record.seq), record, now)
 
     def settled(self, record: Settled, now: float) -> None:

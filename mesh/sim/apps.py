@@ -211,10 +211,9 @@ class App:
             self.ledger.ended(self.id, id)
             if request.kind != Kind.CALL:
                 self.session.settle(id, failed=fails)
-            elif fails:
-                self.session.answer(Failure(*id, int(Status.REMOTE_ERROR), "no", error_type="ValueError"))
             else:
-                self.session.answer(Reply(*id, request.body))
+                error = Failure(*id, int(Status.REMOTE_ERROR), "no", error_type="ValueError")
+                self.session.answer(error if fails else Reply(*id, request.body), self.process.time())
             self._work(desk)
 
         return end

@@ -360,7 +360,8 @@ class Hand:
         request = next(r for r in app.running if f"{r.node}/{r.session}/{r.seq}" == move.by)
         app.running.remove(request)
         if request.kind == RequestKind.CALL:
-            app.session.answer(Reply(request.node, request.session, request.seq, request.body))
+            reply = Reply(request.node, request.session, request.seq, request.body)
+            app.session.answer(reply, self.world.now)
         else:
             app.session.settle((request.node, request.session, request.seq))
         self._work(move.who, app)
