@@ -241,10 +241,10 @@ def answers_are_not_said_again(original: Any, self: client_serving.Serving) -> l
 
 
 @_replacing(client_serving.Serving, "take_in")
-def apps_take_copies_for_new(original: Any, self: client_serving.Serving, request: Any, now: float) -> Any:
+def apps_take_copies_for_new(original: Any, self: client_serving.Serving, request: Any, now: float, place: str) -> Any:
     caller = self.callers.get((request.node, request.session))
     known = caller.works.pop(request.seq, None) if caller is not None else None
-    result = original(self, request, now)
+    result = original(self, request, now, place)
     if known is not None:
         self.ids -= 1
     return result
