@@ -178,7 +178,8 @@ class Reactor:
     def _identity(self, keys: NodeKeys | None) -> Identity:
         public_key, certificate = (keys.secret.public_key, keys.shown) if keys is not None else ("", b"")
         endpoint = self.config.endpoint(self.inherited.link_listeners, public_key)
-        return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint, certificate)
+        me, born = self.config, self.inherited
+        return Identity(me.node_id, me.fleet, born.incarnation, endpoint, certificate, born.successor)
 
     def _make_guard(self, keys: NodeKeys | None) -> Guard | None:
         if keys is None:

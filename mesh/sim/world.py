@@ -121,6 +121,7 @@ class World:
         self.trace: list[str] = []
         self.stopped: dict[str, Stop] = {}
         self.agents: dict[str, Agent] = {}
+        self.started: dict[str, None] = {}
         self.clocks: dict[str, tuple[float, float]] = {}
         self.incarnation = 1_000
         self.on_frame: Callable[[bytes], None] | None = None
@@ -188,7 +189,8 @@ class World:
         """Start an agent; one of the same name that was killed is succeeded by it. ``spool`` is its disk."""
         assert name not in self.agents, f"{name} runs already"
         self.incarnation += 1
-        identity = Identity(name, "sim", self.incarnation, Endpoint(name, PORT))
+        identity = Identity(name, "sim", self.incarnation, Endpoint(name, PORT), successor=name in self.started)
+        self.started[name] = None
         node = Node(identity, options, self.rng.u64() >> 1, self.time(name))
         agent = self.agents[name] = Agent(self, name, node)
         agent.spool = spool
