@@ -214,8 +214,8 @@ class Spooling:
         return self._seek(entry, now) if may_have_left else self.calling.replace(entry, now)
 
     def _seek(self, entry: Entry, now: float) -> list[Action]:
-        """Place an entry whose app repeats it and of which this disk knew nothing. An earlier agent may have sent it, if
-        that had another disk: what must not be sent twice is sought first where the app has requests."""
+        """Place an entry whose app repeats it and of which this disk knew nothing. An earlier agent, if it had another
+        disk, may have sent it: what must not be sent twice is sought first where the app has requests."""
         self.calling.view(entry.topic, now)
         entry.doubtful = entry.repeatable
         app = self.state.apps.get(entry.request.session)
