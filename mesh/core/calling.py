@@ -86,9 +86,9 @@ class Calling:
         app.calls[request.topic] = now
         entry = Entry(request, topic, now + self.timeout_s(request), charged)
         sought: dict[TargetKey, int] = {}
-        if self._may_have_left(app, request):
+        if self.may_have_left(app, request):
             entry.doubtful = entry.repeatable
-            sought = {} if entry.repeatable else self._sought(app)
+            sought = {} if entry.repeatable else self.sought(app)
         state.outbox.admit(entry)
         if request.kind == Kind.CALL:
             state.totals.calls += 1
@@ -108,7 +108,7 @@ class Calling:
 
     def refuse(self, app: App, request: Request, refusal: Failure) -> None:
         """Answer a request that is not taken; one that an earlier agent may have taken may have run."""
-        is_doubtful = self._may_have_left(app, request) or (is_durable(request) and request.flags & Flag.RESUMED)
+        is_doubtful = self.may_have_left(app, request) or (is_durable(request) and request.flags & Flag.RESUMED)
         if (refusal.status == Status.OVERLOADED or refusal.rule) and is_doubtful:
             refusal.status = int(Status.INDETERMINATE)
         self._count(refusal)
@@ -179,11 +179,11 @@ class Calling:
             limit = "waiting_records_max"
         return self.failure(request, Status.OVERLOADED, f"{limit} is reached", limit=limit) if limit else None
 
-    def _may_have_left(self, app: App, request: Request) -> bool:
+    def may_have_left(self, app: App, request: Request) -> bool:
         """Return whether an agent before this one may have sent this request."""
         return bool(request.flags & Flag.RESUMED and app.reached_before)
 
-    def _sought(self, app: App) -> dict[TargetKey, int]:
+    def sought(self, app: App) -> dict[TargetKey, int]:
         """Return with whom an entry that must not run twice may be. No app has session 0, which stands for fan-outs."""
         return {target: incarnation for target, incarnation in app.reached_before.items() if target[1]}
 

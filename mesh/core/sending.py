@@ -290,3 +290,5 @@ class Sending:
         self.state.outbox.aim(entry, target)
         entry.request.target = target[1]
         entry.reached, entry.place = reached, Place.PLACED
+        if is_sent_once(entry.request):
+            self.state.durable.must_mark(entry.key, (*target, reached))
