@@ -184,7 +184,9 @@ class Reactor:
     def _make_guard(self, keys: NodeKeys | None) -> Guard | None:
         if keys is None:
             return None
-        return Guard(self.config, keys, self.clock, self.note, self._link_proven, self._trust, self._restart)
+        place, data_dir = self.config.make_revocations(), self.inherited.data_dir
+        tellers = self._link_proven, self._trust, self._restart
+        return Guard(self.config, keys, place, data_dir, self.clock, self.note, *tellers)
 
     def _make_links(self, keys: NodeKeys | None) -> Links:
         data = self._link_data if self.guard is None else self._guarded_data
@@ -221,7 +223,7 @@ class Reactor:
         reload = self.loop.signal(signal.SIGHUP)
         reload.start(lambda: gevent.spawn(self.reloading.reload))
         if self.guard is not None:
-            self._trust(self.guard.keys)
+            self.guard.start()
         self.node.obey(self.rules.policy, self.clock())
         for session in self._poison().shut_out():
             self.node.shut_out(session, self.clock())
@@ -242,6 +244,8 @@ class Reactor:
         self._flush()
         if self.http is not None:
             self.http.stop()
+        if self.guard is not None:
+            self.guard.stop()
         self.watcher.stop(withdraw=self.status == Exit.OK)
         if self.spooler is not None:
             self.spooler.stop()

@@ -7,6 +7,7 @@ __all__ = [
     "BODY_INLINE_MAX",
     "PROTOCOL_MINOR",
     "TIMEOUT_MS_MAX",
+    "TOKEN_BYTES_MAX",
     "Flag",
     "Kind",
     "RefuseReason",
@@ -25,6 +26,9 @@ BODY_BYTES_MAX = 1 << 30
 
 TIMEOUT_MS_MAX = 366 * 86_400_000
 """The longest remaining time that can be written: a cast's ``ttl_s`` may be long, a call's is capped lower."""
+
+TOKEN_BYTES_MAX = 4_096
+"""Bytes of the token that names an app: in its file, and in its hello."""
 
 
 class Kind(enum.IntEnum):
