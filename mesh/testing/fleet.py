@@ -154,9 +154,14 @@ class Fleet:
         return app
 
     def close(self) -> None:
-        """End every client at once: whoever still waits gets SessionClosed."""
+        """End every client at once: whoever still waits gets SessionClosed. Their event loop may be closed already."""
+        is_here = self.driver is None or self.driver.is_here()
         for app in self._apps:
-            app.end()
+            if is_here:
+                app.end()
+            else:  # nobody is left in that loop who could be told
+                app.session.close()
+                app.close()
 
     def __enter__(self) -> "Fleet":
         return self
