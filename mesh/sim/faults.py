@@ -225,6 +225,7 @@ def _lose_disk(stage: Stage, fault: Fault) -> None:
     world.kill(fault.one)
     if fault.one in world.disks:
         world.disks[fault.one].lose(world.now)
+        world.started.pop(fault.one, None)
     stage.until(fault, lambda: stage.restart(fault.one))
 
 
