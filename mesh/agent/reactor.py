@@ -218,9 +218,8 @@ class Reactor:
     def run(self, http_token: str) -> int:
         """Serve until the node stops; return the exit status. ``http_token``: empty, none."""
         get_hub().handle_error = self._failed
-        drain = self.loop.signal(signal.SIGTERM)
+        drain, reload = self.loop.signal(signal.SIGTERM), self.loop.signal(signal.SIGHUP)
         drain.start(self._drain)
-        reload = self.loop.signal(signal.SIGHUP)
         reload.start(lambda: gevent.spawn(self.reloading.reload))
         if self.guard is not None:
             self.guard.start()
