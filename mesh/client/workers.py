@@ -19,8 +19,9 @@ from mesh.client.api import Message, Reply, answer_of, failure_of, message_of
 from mesh.client.context import handling
 from mesh.client.events import Delivered, Id
 from mesh.client.session import Session
-from mesh.core.records import Failure, Kind
+from mesh.core.records import Failure
 from mesh.core.records import Reply as WireReply
+from mesh.core.vocabulary import CALL
 
 __all__ = ["Handler", "Pool", "Pools", "Workers"]
 
@@ -155,11 +156,11 @@ class Pool:
         try:
             with handling(message):
                 result = self.handler(message)
-            if request.kind == Kind.CALL:
+            if request.kind == CALL:
                 answer = answer_of(result, id)
         except BaseException as error:
             failed = True
-            if request.kind == Kind.CALL:
+            if request.kind == CALL:
                 answer = failure_of(error, id, expose_traceback=self._expose_tracebacks)
                 logger.debug("the handler of %r raised", self.topic, exc_info=True)
             else:
