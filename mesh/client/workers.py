@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from mesh.client.api import Message, Reply, answer_of, failure_of, message_of
-from mesh.client.context import handling
+from mesh.client.context import Handling
 from mesh.client.events import Delivered, Id
 from mesh.client.session import Session
 from mesh.core.records import Failure
@@ -154,7 +154,7 @@ class Pool:
         answer: WireReply | Failure | None = None
         failed = False
         try:
-            with handling(message):
+            with Handling(message):
                 result = self.handler(message)
             if request.kind == CALL:
                 answer = answer_of(result, id)
