@@ -40,6 +40,9 @@ SEQS_MAX = 1 << 16
 RANGES_MAX = 4_096
 """Ranges of seqs in one record."""
 
+_BODIED = (Request, Reply)
+"""What may come in chunks."""
+
 Act = Callable[[Iterable[Action], float], None]
 """Carries out what the pool decided."""
 
@@ -149,7 +152,7 @@ class Context:
         if app.conn is None:
             return
         self.state.dirty_apps[app.session] = None
-        if isinstance(record, Request | Reply) and len(record.body) > app.chunker.chunk_bytes:
+        if isinstance(record, _BODIED) and len(record.body) > app.chunker.chunk_bytes:
             announcement, chunks = app.chunker.split(record)
             app.out.append(announcement)
             app.out.extend(chunks)

@@ -15,7 +15,8 @@ from msgspec import Meta, Struct, field, msgpack, structs
 
 from mesh.core.ledger import Commit, Dead, Done, Entry, Expire, Fetch, Put, Sent, Sweep, Totals
 from mesh.core.outbox import Key
-from mesh.core.records import Failure, Flag, Kind, Request, Status
+from mesh.core.records import Failure, Request, Status
+from mesh.core.vocabulary import CAST, DURABLE, ONCE, RESUMED
 from mesh.types import TopicKey
 
 __all__ = [
@@ -46,7 +47,7 @@ RETRY_S = 1.0
 WELL_S = 5.0
 """How long after the last refusal a disk counts as well, if no new cast has shown it before."""
 
-_ONCE = int(Flag.DURABLE | Flag.ONCE)
+_ONCE = DURABLE | ONCE
 
 
 class DurableOptions(Struct, frozen=True):
@@ -158,7 +159,7 @@ class Durable(Struct):
         """Return the status, the limit and the text for a durable cast that is not taken, or None.
 
         Of one that is told again the disk may know already, so only it can say."""
-        if request.kind != Kind.CAST:
+        if request.kind != CAST:
             return Status.REJECTED, "", "only a cast can be durable"
         if self.phase is Phase.NONE:
             return Status.REJECTED, "", "this agent has no spool: it cannot keep a cast on disk"
@@ -167,7 +168,7 @@ class Durable(Struct):
         limit, size = "", size_of(request)
         if self.unwritten and self.unwritten_bytes + size > options.window_bytes:
             limit = "window_bytes"
-        elif request.flags & Flag.RESUMED:
+        elif request.flags & RESUMED:
             return None
         elif self.totals.records + self.totals.done + len(self.unwritten) >= options.spool_records_max:
             limit = "spool_records_max"
@@ -357,7 +358,7 @@ class Durable(Struct):
 
 def is_durable(request: Request) -> bool:
     """Return whether a request is kept on disk."""
-    return bool(request.flags & Flag.DURABLE)
+    return bool(request.flags & DURABLE)
 
 
 def is_sent_once(request: Request) -> bool:

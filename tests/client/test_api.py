@@ -20,7 +20,7 @@ from mesh.client.api import (
     request_of,
     value_of,
 )
-from mesh.client.context import current, handling, inherited_headers, inherited_timeout_s
+from mesh.client.context import Handling, current, inherited_headers, inherited_timeout_s
 from mesh.core import records
 from mesh.core.records import AppWelcome, Failure, Kind, RefuseReason, Status
 from mesh.types import MessageId, name_problem
@@ -137,16 +137,16 @@ def test_outside_a_handler_nothing_is_inherited() -> None:
 
 def test_inside_a_handler_time_and_headers_are_inherited() -> None:
     given = message(100.0, traceparent="t", a="b")
-    with handling(given):
+    with Handling(given):
         assert given is current()
         assert 5.0 == inherited_timeout_s(5.0)
         assert 100.0 >= inherited_timeout_s(1_000.0)
         assert given.headers == inherited_headers(None)
         assert {"traceparent": "t", "c": "d"} == inherited_headers({"c": "d"})
         assert {"traceparent": "own"} == inherited_headers({"traceparent": "own"})
-    with handling(message(100.0, a="b")):
+    with Handling(message(100.0, a="b")):
         assert {"c": "d"} == inherited_headers({"c": "d"})
-    with handling(message(-1.0)), pytest.raises(errors.Expired):
+    with Handling(message(-1.0)), pytest.raises(errors.Expired):
         inherited_timeout_s(5.0)
 
 
