@@ -26,7 +26,8 @@ PURE_IMPORTS = (
     *("mesh.client.calling", "mesh.client.connection", "mesh.client.events", "mesh.client.serving"),
 )
 CLIENT_SESSION_ONLY = (
-    *("mesh.core.chunks", "mesh.core.codec", "mesh.core.ranges", "mesh.core.records", "mesh.errors", "mesh.types"),
+    *("mesh.core.chunks", "mesh.core.codec", "mesh.core.ranges", "mesh.core.records", "mesh.core.stamps"),
+    *("mesh.errors", "mesh.types"),
     *("mesh.client.calling", "mesh.client.connection", "mesh.client.events", "mesh.client.serving"),
 )
 IMPURE_NAMES = ("__import__", "breakpoint", "eval", "exec", "hash", "id", "input", "open", "print")

@@ -16,8 +16,10 @@ from msgspec import json
 
 from mesh.agent.http import Request, Response
 from mesh.agent.metrics import CONTENT_TYPE_LATEST, expose
+from mesh.core.catalogue import Health
+from mesh.core.health import agent_health
 from mesh.core.node import Node
-from mesh.core.report import limits, links, status, topics
+from mesh.core.report import limits, links, status, topics, vitals
 from mesh.core.viewing import fleet_of
 
 __all__ = ["TOKEN_CHARS_MIN", "Pages", "read_token", "reasons"]
@@ -29,9 +31,6 @@ FRESH_S = 0.5
 
 TOPOLOGY_BYTES_MAX = 8 << 20
 """About what one page of the topology has at most."""
-
-LAG_MAX_S = 1.0
-"""An agent whose loop is later than this is not ready for more."""
 
 JSON = "application/json"
 _NO_MATCHMAKER: Mapping[str, object] = {}
@@ -71,19 +70,17 @@ def read_token(path: str) -> str:
 
 
 def reasons(node: Node) -> list[str]:
-    """Return why an agent should be given nothing new now; none: it is ready."""
-    found = []
-    if node.state.stopping or node.state.draining:
-        found.append("it is draining")
+    """Return why an agent should be given nothing new now; none: it is ready.
+
+    That is what its own check in the matchmaker says, and whether it gets through to the matchmaker at all."""
+    verdict = agent_health(vitals(node.state, node.options, node.facts))
+    found = [verdict.text] if verdict.health in (Health.CRITICAL, Health.MAINTENANCE) else []
     matchmaker = node.facts.get("matchmaker", _NO_MATCHMAKER)
     assert isinstance(matchmaker, Mapping)
     if matchmaker.get("reachable") is not True:
         found.append(f"the matchmaker does not answer: {matchmaker.get('problem') or 'not yet'}")
     elif matchmaker["registered"] != matchmaker["to_register"]:
         found.append(f"{matchmaker['registered']} of {matchmaker['to_register']} entries are registered")
-    lag_ms = node.facts.get("loop_lag_ms", 0)
-    if isinstance(lag_ms, int | float) and lag_ms > LAG_MAX_S * 1000:
-        found.append(f"its loop is {lag_ms:.0f} ms late")
     return found
 
 

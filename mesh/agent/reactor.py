@@ -178,7 +178,8 @@ class Reactor:
     def _identity(self, keys: NodeKeys | None) -> Identity:
         public_key, certificate = (keys.secret.public_key, keys.shown) if keys is not None else ("", b"")
         endpoint = self.config.endpoint(self.inherited.link_listeners, public_key)
-        return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint, certificate)
+        me, born = self.config, self.inherited
+        return Identity(me.node_id, me.fleet, born.incarnation, endpoint, certificate, born.successor)
 
     def _make_guard(self, keys: NodeKeys | None) -> Guard | None:
         if keys is None:
@@ -217,9 +218,8 @@ class Reactor:
     def run(self, http_token: str) -> int:
         """Serve until the node stops; return the exit status. ``http_token``: empty, none."""
         get_hub().handle_error = self._failed
-        drain = self.loop.signal(signal.SIGTERM)
+        drain, reload = self.loop.signal(signal.SIGTERM), self.loop.signal(signal.SIGHUP)
         drain.start(self._drain)
-        reload = self.loop.signal(signal.SIGHUP)
         reload.start(lambda: gevent.spawn(self.reloading.reload))
         if self.guard is not None:
             self.guard.start()

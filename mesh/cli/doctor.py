@@ -38,7 +38,6 @@ EPOCH_LEAST_S = 1_700_000_000
 """A wall clock before this (November 2023) was never set."""
 
 AHEAD_MAX_S = 60.0
-LAG_MAX_MS = 250.0
 DIAL_S = 2.0
 DIAL_BACK_S = 10.0
 """How long a peer has to dial this agent and to say what came of it."""
@@ -153,11 +152,12 @@ def check_agent(status: Status, elapsed_ms: float, config: "Config | None") -> F
     if config and (config.node_id, config.fleet) != (status["node"], status["fleet"]):
         text += ", and runs with another configuration than the one above (--config FILE looks at its own)"
     if status["draining"]:
-        return Finding("warn", "agent", f"{text}, and drains", "it ends soon; start it again if that was not meant")
-    lag_ms = status.get("loop_lag_ms", 0.0)
-    if lag_ms > LAG_MAX_MS:
-        advice = "the machine, or this agent, has too much to do: compare `top` and `mesh status`"
-        return Finding("warn", "agent", f"{text}, its loop lags by {lag_ms:.0f} ms", advice)
+        advice = "`mesh drain --resume` has it take work again, unless it is about to end"
+        return Finding("warn", "agent", f"{text}, and drains", advice)
+    health = status.get("health", {"status": "passing"})
+    if health["status"] != "passing":
+        level: Literal["warn", "fail"] = "fail" if health["status"] == "critical" else "warn"
+        return Finding(level, "agent", f"{text}: {health['why']}", "compare `mesh status` and `mesh links`")
     return Finding("ok", "agent", text)
 
 

@@ -24,6 +24,7 @@ from mesh.cli import (
     run,
     serving,
     sim,
+    trace,
     why,
 )
 from mesh.cli.agent import agent
@@ -81,6 +82,7 @@ for command in (
     keys.keys,
     reload.reload,
     recorder.recorder,
+    trace.trace,
     why.why,
     sim.sim,
     config.config,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["why"]
 
+WAYS = {"←": "from", "→": "to", "✕": "lost"}
+
 
 def _read_id(context: click.Context, parameter: click.Parameter, text: str) -> "MessageId":
     """Read ``NODE/SESSION/SEQ``, as errors and logs show it."""
@@ -71,7 +73,8 @@ def _story(path: Path, recording: "Recording", message_id: "MessageId") -> "Stor
 def _lines(recording: "Recording", one: "Story") -> list[str]:
     """Return a story, with the times of the agent's own clock."""
     began = recording.header.written_unix_ms / 1000 - one.length_s
-    lines = [f"{one.node}, from {_clock(began)} to {_clock(began + one.length_s)} of its clock: {one.verdict}"]
+    start = f"from {_clock(began)}{', when its reactor began,' if one.from_start else ''}"
+    lines = [f"{one.node}, {start} to {_clock(began + one.length_s)} of its clock: {one.verdict}"]
     if one.at_first:
         lines.append(f"  {_clock(began)}  at first: {one.at_first}")
     lines += [f"  {_clock(began + p.at_s)}  {p.way} {p.whom}: {p.what}" for p in one.passages]
@@ -91,6 +94,10 @@ def _say_where_else(message_id: "MessageId", stories: "list[Story]") -> None:
     for node in nodes:
         if node not in asked:
             click.echo(f"{node} knows more: `mesh recorder dump FILE` there, then `mesh why {message_id} FILES`")
+        elif not any(one.at_first or one.passages for one in stories if one.node == node):
+            click.echo(
+                f"{node} had it before its recording begins: another reactor, or longer ago than it reaches back"
+            )
 
 
 def _as_json(recording: "Recording", one: "Story") -> dict[str, Any]:
@@ -99,11 +106,11 @@ def _as_json(recording: "Recording", one: "Story") -> dict[str, Any]:
         "node": one.node,
         "incarnation": one.incarnation,
         "from": round(began, 3),
+        "from_start": one.from_start,
         "until": round(began + one.length_s, 3),
         "at_first": one.at_first,
         "passages": [
-            {"at": round(began + p.at_s, 6), "way": "from" if p.way == "←" else "to", "whom": p.whom, "what": p.what}
-            for p in one.passages
+            {"at": round(began + p.at_s, 6), "way": WAYS[p.way], "whom": p.whom, "what": p.what} for p in one.passages
         ],
         "handed_to": one.handed_to,
         "ran": one.ran,

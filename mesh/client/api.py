@@ -6,6 +6,7 @@ refuse raises `Rejected` with what is wrong.
 
 import errno
 import functools
+import inspect
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from msgspec import Struct, field
 
 from mesh.client.connection import Connection
 from mesh.client.events import Aimed, Outcome, Refused
+from mesh.client.legs import Leg, legs_of
 from mesh.client.session import Session
 from mesh.core import records
 from mesh.core.records import AppWelcome, Failure, Flag, Kind, RefuseReason, Request, Status
@@ -52,6 +54,7 @@ __all__ = [
     "Reply",
     "aimed_receipt",
     "answer_of",
+    "check_handler",
     "check_name",
     "default_server",
     "error_of",
@@ -113,11 +116,13 @@ class Message(Struct, eq=False):
 
 
 class Reply(Struct):
-    """What a call brought back; a handler may return one, to send headers with its body."""
+    """What a call brought back; a handler may return one, to send headers with its body. ``legs``: where the time of a
+    traced call went."""
 
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     id: MessageId | None = None
+    legs: tuple[Leg, ...] = ()
 
 
 class Receipt(Struct):
@@ -135,6 +140,8 @@ class Receipt(Struct):
 
 @functools.lru_cache(maxsize=4096)
 def _parse_topic(text: str) -> Topic:
+    if not isinstance(text, str):
+        raise TypeError(f"a topic is str, not {type(text).__name__}")
     try:
         return Topic.parse(text)
     except ValueError as error:
@@ -183,12 +190,16 @@ def request_of(
     flags: int,
     limits: AppWelcome,
     monitor_s: float = 0.0,
+    *,
+    traced: bool = False,
 ) -> Request:
     """Check what is asked and make a request of it; raises Rejected, Expired (no time at all) and TypeError."""
     name, server = _parse_topic(topic)
     if not isinstance(body, bytes) or len(body) > limits.body_bytes_max:
         body = _check_body(body, limits)
     checked = _check_headers(headers) if headers else None
+    if not isinstance(timeout_s, int | float):
+        raise TypeError(f"a timeout is a number of seconds, not {type(timeout_s).__name__}")
     if not timeout_s > 0:
         raise Expired(f"no time: the timeout is {timeout_s} s")
     limit_ms = limits.call_timeout_ms_max if kind == Kind.CALL else records.TIMEOUT_MS_MAX
@@ -201,15 +212,14 @@ def request_of(
         if not 0 < monitor_s * 1000 <= records.TIMEOUT_MS_MAX:
             raise Rejected(f"monitor_s = {monitor_s} s is not a time within which an app can show that it is alive")
         request.monitor_ms = math.ceil(monitor_s * 1000)
+    if traced:
+        request.trace = []
     return request
 
 
 _IDEMPOTENT, _WAIT, _CONFIRM = int(Flag.IDEMPOTENT), int(Flag.WAIT), int(Flag.CONFIRM)
-_DURABLE, _ONCE, _ROOM = (
-    int(Flag.DURABLE),
-    int(Flag.ONCE),
-    int(Flag.ROOM),
-)  # plain numbers: operations on enums are slow
+_DURABLE, _ONCE, _ROOM = int(Flag.DURABLE), int(Flag.ONCE), int(Flag.ROOM)
+_PROBE = int(Flag.PROBE)  # plain numbers, for operations on enums are slow
 
 
 def flags_of(
@@ -220,6 +230,7 @@ def flags_of(
     durable: bool = False,
     once: bool = False,
     wait_for_room: bool = False,
+    probe: bool = False,
 ) -> int:
     """Return the options of a request as one number."""
     return (
@@ -229,6 +240,7 @@ def flags_of(
         | (_DURABLE if durable else 0)
         | (_ONCE if once else 0)
         | (_ROOM if wait_for_room else 0)
+        | (_PROBE if probe else 0)
     )
 
 
@@ -248,7 +260,8 @@ def default_server(node: str, session: int) -> str:
 
 def reply_of(reply: records.Reply) -> Reply:
     """Return a reply as the caller sees it."""
-    return Reply(reply.body, reply.headers or {}, MessageId(reply.node, reply.session, reply.seq))
+    id = MessageId(reply.node, reply.session, reply.seq)
+    return Reply(reply.body, reply.headers or {}, id, legs_of(reply.trace))
 
 
 def receipt_of(receipt: records.Receipt) -> Receipt:
@@ -338,6 +351,15 @@ def until_of(deadline: float, timeout_s: float | None, now: float, *, confirm: b
 
 
 # What a handler gets, and gives
+
+
+def check_handler(handler: object, *, awaited: bool) -> None:
+    """Raise TypeError if this cannot handle messages; ``awaited``: it may be a coroutine function."""
+    if not callable(handler):
+        raise TypeError(f"a handler is a function that takes a message, not {type(handler).__name__}")
+    if not awaited and inspect.iscoroutinefunction(handler):
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise TypeError(f"{name} is a coroutine function, which a client for threads cannot run: serve with mesh.aio")
 
 
 def message_of(request: Request, deadline: float, clock: Callable[[], float]) -> Message:

@@ -31,6 +31,7 @@ from mesh.core.records import (
     Status,
     Targets,
 )
+from mesh.core.stamps import depart
 from mesh.errors import Overloaded, ProtocolError
 
 __all__ = ["GRACE_S", "Calling", "Pending", "Reached"]
@@ -141,6 +142,8 @@ class Calling(Struct):
             request = pending.request
             request.floor = self.floor
             request.timeout_ms = max(1, round((pending.deadline - now) * 1000))
+            if request.trace is not None:
+                request.trace = depart(request.trace, 0, now)
             if not pending.first_on:
                 pending.first_on = connection
                 self.fresh.append(seq)
@@ -312,7 +315,8 @@ class Calling(Struct):
     def expire(self, away: str, limits: AppWelcome, session: int, now: float) -> tuple[list[Event], list[Record]]:
         """End what is past its time; ``away`` says why there is no agent, or is empty. Returns what to tell, too.
 
-        What was written gets `GRACE_S` more, for the agent knows better how it ended.
+        What was written gets `GRACE_S` more, for the agent knows better how it ended. A durable cast is the agent's to
+        end, even when it is late: cancelled, it would be no dead letter.
         """
         events: list[Event] = []
         records: list[Record] = []
@@ -326,7 +330,7 @@ class Calling(Struct):
                 heapq.heappush(self.timers, (pending.deadline + GRACE_S, seq))
                 continue
             status, text = _verdict(pending, away)
-            if pending.first_on:
+            if pending.first_on and not pending.request.flags & Flag.DURABLE:
                 records.append(Cancel(limits.node, session, seq))
             events += self.end(seq, Failure(limits.node, session, seq, int(status), text))
         return events, records

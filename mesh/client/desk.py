@@ -113,18 +113,18 @@ class Desk:
         *,
         until_held: bool = False,
         monitor_s: float = 0.0,
+        traced: bool = False,
     ) -> tuple[int, float]:
         """Queue a request, and have ``target`` told of it; return its seq and its deadline."""
         if kind == Kind.CALL:
             timeout_s = inherited_timeout_s(timeout_s)
-        request = request_of(
-            kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits, monitor_s
-        )
+        limits, headers = self.session.limits, inherited_headers(headers)
+        request = request_of(kind, topic, body, timeout_s, headers, flags, limits, monitor_s, traced=traced)
         waits = self._holds if until_held else self._ends
         following = follower()
         if following is None:
             return self._queue(request, timeout_s, waits, target)
-        asked = following.asks(request, self.session.limits.node, self.session.id)
+        asked = following.asks(request, limits.node, self.session.id)
         try:
             begun = self._queue(request, timeout_s, waits, target)
         except BaseException as error:

@@ -137,14 +137,15 @@ class Engine:
         headers: Mapping[str, str] | None,
         flags: int,
         monitor_s: float = 0.0,
+        *,
+        traced: bool = False,
     ) -> tuple[Request, float]:
         """Check a request; return it with its deadline."""
         self.check_open()
         if kind == Kind.CALL:
             timeout_s = inherited_timeout_s(timeout_s)
-        request = request_of(
-            kind, topic, body, timeout_s, inherited_headers(headers), flags, self.session.limits, monitor_s
-        )
+        limits, headers = self.session.limits, inherited_headers(headers)
+        request = request_of(kind, topic, body, timeout_s, headers, flags, limits, monitor_s, traced=traced)
         return request, self.now() + timeout_s
 
     def submit(

@@ -18,6 +18,7 @@ from mesh.core.records import (
     Answer,
     Ask,
     Failure,
+    Flag,
     Floor,
     FloorAsk,
     Kind,
@@ -30,6 +31,7 @@ from mesh.core.records import (
     Unserve,
     Verdict,
 )
+from mesh.core.stamps import Stamp, arrive, depart, receive
 
 __all__ = ["ANSWERS_BYTES", "IDS_MAX", "EndedCasts", "KnownCaller", "Service", "Serving", "Stage", "Work"]
 
@@ -52,6 +54,9 @@ RANGES_MAX = 4_096
 """Ranges in one record."""
 
 
+SERVING_PLACE = 3
+"""Where the serving app stands on a request's way: after the asking app, its agent and the serving agent."""
+
 GIVEN_UP = "its caller gave it up before it began"
 
 
@@ -64,7 +69,8 @@ class Stage(enum.IntEnum):
 
 
 class Work(Struct):
-    """One request that came. ``answer``: what was said to it, None for casts and for what could not be kept."""
+    """One request that came. ``answer``: what was said to it, None for casts and for what could not be kept;
+    ``trace``: the stamps that its reply will bear."""
 
     kind: int
     topic: str
@@ -72,6 +78,7 @@ class Work(Struct):
     stage: Stage = Stage.QUEUED
     failed: bool = False
     answer: Reply | Failure | None = None
+    trace: list[Stamp] | None = None
 
 
 class KnownCaller(Struct):
@@ -116,8 +123,9 @@ class Serving(Struct):
 
     # Work comes in
 
-    def take_in(self, request: Request, now: float) -> tuple[float | None, Record | None]:
-        """Take a request; return its deadline if it is to be run, or what is to be said instead."""
+    def take_in(self, request: Request, now: float, place: str) -> tuple[float | None, Record | None]:
+        """Take a request; return its deadline if it is to be run, or what is to be said instead. ``place``: the name of
+        this app."""
         key = (request.node, request.session)
         caller = self.callers.get(key)
         if caller is None:
@@ -141,10 +149,15 @@ class Serving(Struct):
             text = "the app remembers as many ids as it may"
             return None, self._refusal(id, request.kind, Status.OVERLOADED, text, "ids_max")
         deadline = now + request.timeout_ms / 1000
-        caller.works[request.seq] = Work(request.kind, request.topic, deadline)
+        work = caller.works[request.seq] = Work(request.kind, request.topic, deadline)
         caller.expires = max(caller.expires, deadline + MARGIN_S)
         self.ids += 1
         self.in_hand += 1
+        if request.trace is not None:
+            work.trace = arrive(request.trace, SERVING_PLACE, place, now)
+        if request.flags & Flag.PROBE and request.kind == Kind.CALL:
+            self.begin(id, now)
+            return None, self.answer(Reply(*id, b""), now)
         return deadline, None
 
     def _refusal(self, id: Id, kind: int, status: Status, text: str, limit: str) -> Record:
@@ -170,6 +183,8 @@ class Serving(Struct):
         if now >= work.deadline:
             return self._end_unrun(id, work, Status.EXPIRED, "its time was over before a worker was free")
         work.stage = Stage.RUNNING
+        if work.trace is not None:
+            work.trace = depart(work.trace, SERVING_PLACE, now)
         return True
 
     def _find(self, id: Id) -> Work | None:
@@ -178,11 +193,14 @@ class Serving(Struct):
 
     # It ends
 
-    def answer(self, answer: Reply | Failure) -> Reply | Failure:
+    def answer(self, answer: Reply | Failure, now: float) -> Reply | Failure:
         """A call has ended; return what to say."""
         id = (answer.node, answer.session, answer.seq)
         work = self._find(id)
         if work is not None and work.stage is not Stage.ENDED:
+            if work.trace is not None and isinstance(answer, Reply):
+                receive(work.trace, now)
+                answer.trace = work.trace
             self._end(id, work, answer)
         return answer
 

@@ -63,6 +63,7 @@ from mesh.core.records import (
     Targets,
 )
 from mesh.core.records import Serving as Served
+from mesh.core.stamps import arrive, receive
 from mesh.errors import ProtocolError, SessionClosed
 
 __all__ = ["Session"]
@@ -264,6 +265,8 @@ class Session(Struct):
             raise SessionClosed("this client is closed")
         if not self._outstanding:
             self.connection.expect(now)
+        if request.trace is not None:
+            request.trace = arrive([], 0, self.app, now)
         return self.calling.submit(request, timeout_s, self.limits, now)
 
     def cancel(self, seq: int) -> bool:
@@ -289,6 +292,8 @@ class Session(Struct):
     def _reply(self, record: Reply, now: float, events: list[Event]) -> None:
         if not record.size:
             if record.session == self.id:
+                if record.trace is not None:
+                    receive(record.trace, now)
                 events += self.calling.end(record.seq, record)
         elif not self.connection.chunker.announced(record):
             text = f"it ran; its reply of {record.size} bytes is over body_bytes_max = {self.limits.body_bytes_max}"
@@ -347,13 +352,13 @@ class Session(Struct):
         self._say(result)
         return False
 
-    def answer(self, answer: Reply | Failure) -> None:
+    def answer(self, answer: Reply | Failure, now: float) -> None:
         """A call's handler ended."""
         if isinstance(answer, Reply) and len(answer.body) > self.limits.body_bytes_max:
             text = f"the reply of {len(answer.body)} bytes is over body_bytes_max = {self.limits.body_bytes_max}"
             id = (answer.node, answer.session, answer.seq)
             answer = Failure(*id, int(Status.REMOTE_ERROR), text, limit="body_bytes_max", error_type="ReplyTooLarge")
-        self._say(self.serving.answer(answer))
+        self._say(self.serving.answer(answer, now))
 
     def settle(self, id: Id, *, failed: bool = False) -> None:
         """The handler of a cast or fan-out ended; ``failed``: it raised."""
@@ -366,7 +371,7 @@ class Session(Struct):
             else:
                 raise ProtocolError(f"a request of {request.size} bytes is over the agent's own limit")
             return
-        deadline, instead = self.serving.take_in(request, now)
+        deadline, instead = self.serving.take_in(request, now, self.app)
         if deadline is not None:
             events.append(Delivered(request, deadline))
         elif instead is not None:

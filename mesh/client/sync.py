@@ -24,6 +24,7 @@ from mesh.client.api import (
     WORKERS,
     Receipt,
     Reply,
+    check_handler,
     check_name,
     default_server,
     flags_of,
@@ -182,6 +183,26 @@ class Client:
             pipelined=False,
         )
 
+    def trace(
+        self,
+        topic: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+        run: bool = False,
+    ) -> Reply:
+        """Make a `call` that tells where its time goes, in its reply's ``legs``; raises an OutcomeError.
+
+        It goes the way of every call, and is placed, allowed, queued and counted like one, but no handler runs: the
+        serving app answers with an empty body as soon as a worker could begin. With ``run`` the handler does.
+        """
+        desk = self._here()
+        ticket = Ticket()
+        flags = flags_of(probe=not run)
+        seq, deadline = desk.submit(Kind.CALL, topic, body, timeout_s, headers, flags, ticket, traced=True)
+        return desk.outcome(ticket, seq, deadline)  # type: ignore[no-any-return]
+
     def cast(
         self,
         topic: str,
@@ -335,6 +356,7 @@ class Client:
                 )
 
             return decorate
+        check_handler(handler, awaited=False)
         desk = self._here()
         session = desk.session
         check_name("topic", topic)

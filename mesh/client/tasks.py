@@ -171,7 +171,7 @@ class Pool:
             if answer is None:
                 assert error is not None
                 answer = failure_of(error, id, expose_traceback=self._expose_tracebacks)
-            self._session.answer(answer)
+            self._session.answer(answer, self._host.now())
         else:
             self._session.settle(id, failed=error is not None)
         if error is not None:

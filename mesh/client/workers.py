@@ -169,7 +169,7 @@ class Pool:
         del self._running[id]
         with engine.lock:
             if answer is not None:
-                engine.session.answer(answer)
+                engine.session.answer(answer, engine.now())
             else:
                 engine.session.settle(id, failed=failed)
 

@@ -33,13 +33,13 @@ from mesh.core.records import (
 from mesh.core.router import choose
 from mesh.core.sending import Sending
 from mesh.core.session import UNCHARGED, App, Outcome
+from mesh.core.stamps import arrive, receive
 from mesh.types import TopicKey, name_problem
 
 __all__ = ["Calling"]
 
 LIMITS_MAX = 64
 """Options whose refusals are counted one by one; more would be names that a peer made up."""
-
 
 _NOT_RUN = (Status.UNROUTABLE, Status.OVERLOADED, Status.EXPIRED, Status.REJECTED)
 """Outcomes that say of a request that nothing ran."""
@@ -62,6 +62,8 @@ class Calling:
         state = self.state
         request.node, request.session, request.namespace = self.context.node, app.session, app.namespace
         request.user = app.who.user or ""
+        if request.trace is not None:
+            request.trace = arrive(request.trace, 1, self.context.node, now)
         if request.floor > app.floor:
             app.raise_floor(request.floor)
         key = (app.session, request.seq)
@@ -84,9 +86,9 @@ class Calling:
         app.calls[request.topic] = now
         entry = Entry(request, topic, now + self.timeout_s(request), charged)
         sought: dict[TargetKey, int] = {}
-        if self._may_have_left(app, request):
+        if self.may_have_left(app, request):
             entry.doubtful = entry.repeatable
-            sought = {} if entry.repeatable else self._sought(app)
+            sought = {} if entry.repeatable else self.sought(app)
         state.outbox.admit(entry)
         if request.kind == Kind.CALL:
             state.totals.calls += 1
@@ -106,7 +108,7 @@ class Calling:
 
     def refuse(self, app: App, request: Request, refusal: Failure) -> None:
         """Answer a request that is not taken; one that an earlier agent may have taken may have run."""
-        is_doubtful = self._may_have_left(app, request) or (is_durable(request) and request.flags & Flag.RESUMED)
+        is_doubtful = self.may_have_left(app, request) or (is_durable(request) and request.flags & Flag.RESUMED)
         if (refusal.status == Status.OVERLOADED or refusal.rule) and is_doubtful:
             refusal.status = int(Status.INDETERMINATE)
         self._count(refusal)
@@ -177,11 +179,11 @@ class Calling:
             limit = "waiting_records_max"
         return self.failure(request, Status.OVERLOADED, f"{limit} is reached", limit=limit) if limit else None
 
-    def _may_have_left(self, app: App, request: Request) -> bool:
+    def may_have_left(self, app: App, request: Request) -> bool:
         """Return whether an agent before this one may have sent this request."""
         return bool(request.flags & Flag.RESUMED and app.reached_before)
 
-    def _sought(self, app: App) -> dict[TargetKey, int]:
+    def sought(self, app: App) -> dict[TargetKey, int]:
         """Return with whom an entry that must not run twice may be. No app has session 0, which stands for fan-outs."""
         return {target: incarnation for target, incarnation in app.reached_before.items() if target[1]}
 
@@ -198,15 +200,9 @@ class Calling:
         self.context.tell(app, failure)
 
     def failure(self, request: Request, status: Status, text: str, limit: str = "", retry_after_ms: int = 0) -> Failure:
+        here = self.context.node
         return Failure(
-            self.context.node,
-            request.session,
-            request.seq,
-            int(status),
-            text,
-            where=self.context.node,
-            limit=limit,
-            retry_after_ms=retry_after_ms,
+            here, request.session, request.seq, int(status), text, here, limit, retry_after_ms=retry_after_ms
         )
 
     def view(self, topic: TopicKey, now: float) -> View | None:
@@ -369,6 +365,8 @@ class Calling:
 
     def reply(self, record: Reply | Failure, now: float) -> None:
         """An end came for a request; whoever it comes from, it counts."""
+        if type(record) is Reply and record.trace is not None:
+            receive(record.trace, now)
         self.end((record.session, record.seq), record, now)
 
     def settled(self, record: Settled, now: float) -> None:

@@ -16,7 +16,7 @@ class Opened(Struct, frozen=True):
 
 class Closed(Struct, frozen=True):
     """A connection is over. ``was_open``: it was the peer's link, and what was outstanding on it is lost unless
-    ``orderly``; ``was_dial``: it was our dial to it."""
+    ``orderly``; ``was_dial``: it was our dial to it; ``idle``: in order, and its peer may be dialled again."""
 
     node: str
     conn: int
@@ -24,6 +24,7 @@ class Closed(Struct, frozen=True):
     was_open: bool = False
     was_dial: bool = False
     orderly: bool = False
+    idle: bool = False
 
 
 class Refused(Struct, frozen=True):

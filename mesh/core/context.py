@@ -82,7 +82,8 @@ class Totals(Struct):
 class State(Struct):
     """All that a node knows. An encode and a decode copy it. ``owner_uid``: who, with root, may give it orders;
     ``refusals``: what the policy has refused, by rule;
-    ``returning_until``: how long apps of the agent before this one may still come back, 0 if there was none;
+    ``returning_until``: how long apps of the agent before this one may still come back, so that a topic which nobody
+    serves yet may be theirs, 0 if there was none;
     ``gathering``: fan-outs to apps of this node that may still come back."""
 
     rng: Rng

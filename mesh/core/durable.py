@@ -120,7 +120,8 @@ class Shelf(Struct):
 class Durable(Struct):
     """All that a node knows of its spool. ``last``: rows up to this one are an earlier agent's; ``ended``: sessions
     with rows that are done, and up to where those were swept; ``marks``: where what must not be sent twice may go, and
-    how many died of what may be; ``marking``: what that is to be once it is on disk; ``why``: what the disk said when
+    how many died of what may be; ``marking``: what that is to be once it is on disk; ``unsure``: those left on disk
+    that an agent with another disk may have sent; ``why``: what the disk said when
     it last refused something, ``stuck``: and it has taken no end since."""
 
     phase: Phase = Phase.NONE
@@ -143,6 +144,7 @@ class Durable(Struct):
     held: int = 0
     held_bytes: int = 0
     left: int = 0
+    unsure: dict[Key, None] = field(default_factory=dict)
     fetching: bool = False
     ended: dict[int, int] = field(default_factory=dict)
 
@@ -212,6 +214,7 @@ class Durable(Struct):
 
     def cancel(self, key: Key) -> None:
         """The caller gives up what is not held here: it may be among what is left on disk."""
+        self.unsure.pop(key, None)
         if self.left:
             self.entries.append(Done(*key, cancelled=True))
 

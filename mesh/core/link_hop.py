@@ -250,7 +250,7 @@ class LinkHop:
         if self.state.pool.slot(link.peer).leases and link.usable and not goodbye.final:
             self.state.peers.say(link, Stay())
             return
-        self.state.peers.goodbye_heard(link, now)
+        self.state.peers.goodbye_heard(link, now, final=goodbye.final)
         self.state.pool.closing(link.peer)
 
     def _stay(self, link: Link, record: Stay, now: float) -> None:

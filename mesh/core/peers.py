@@ -222,7 +222,8 @@ class Peers(Struct):
             peer.dial = None if was_dial else peer.dial
             if peer.held == link.conn:
                 peer.held = peer.challenged = None
-        return Closed(link.peer, link.conn, reason, was_open, was_dial, orderly)
+        idle = orderly and not link.draining_there
+        return Closed(link.peer, link.conn, reason, was_open, was_dial, orderly, idle)
 
     # The handshake
 
@@ -395,9 +396,10 @@ class Peers(Struct):
             goodbye(link, reason, now, final=final)
             self.dirty[link.conn] = None
 
-    def goodbye_heard(self, link: Link, now: float) -> None:
-        """The other end starts nothing new: nor do we."""
+    def goodbye_heard(self, link: Link, now: float, *, final: bool = False) -> None:
+        """The other end starts nothing new: nor do we. ``final``: nor may it on the next link."""
         link.goodbye_heard = True
+        link.draining_there |= final
         goodbye(link, "answer", now)
         self.dirty[link.conn] = None
 

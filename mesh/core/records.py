@@ -90,6 +90,7 @@ Token = Annotated[bytes, Meta(max_length=TOKEN_BYTES_MAX)]
 Headers = Annotated[dict[Annotated[str, Meta(max_length=256)], Text], Meta(max_length=64)]
 Ranges = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
 Ids = Ranges  # pairs of session and seq
+Stamps = Annotated[list[tuple[Name, U63, U63, U63]], Meta(max_length=8)]  # see `stamps`
 
 
 class _Wire(Struct, array_like=True, gc=False):
@@ -283,7 +284,8 @@ class Request(_Wire, tag=32):
     ``floor``: every seq of this session below it is settled. ``size`` above zero: the body follows as chunks of
     ``stream``. ``dispatch`` counts how often the caller's agent has sent it; the rest does not change on a resend.
     ``monitor_ms`` above zero: the call is lost when nothing shows for so long that the serving app is alive.
-    ``user``: whose the app is, as its agent says; empty: nobody's that it could name.
+    ``user``: whose the app is, as its agent says; empty: nobody's that it could name. ``trace``: a call that is to
+    tell where its time goes; every place that it comes through adds a stamp.
     """
 
     kind: Annotated[int, Meta(ge=0, le=2)]
@@ -305,10 +307,12 @@ class Request(_Wire, tag=32):
     monitor_ms: Millis = 0
     instances: U32 = 0
     user: Name = ""
+    trace: Stamps | None = None
 
 
 class Reply(_Wire, tag=33):
-    """The handler of a call ended well. It carries where it goes, so no agent on the way needs memory to route it."""
+    """The handler of a call ended well. It carries where it goes, so no agent on the way needs memory to route it.
+    ``trace``: the stamps of its request; each place on the way back marks the last that is not marked yet."""
 
     node: Node
     session: U63
@@ -317,6 +321,7 @@ class Reply(_Wire, tag=33):
     headers: Headers | None = None
     size: U63 = 0
     stream: U63 = 0
+    trace: Stamps | None = None
 
 
 class Failure(_Wire, tag=34):

@@ -93,12 +93,19 @@ class Recovery:
             actions += self.state.pool.want(node, self.options.pool, now)
         return actions
 
-    def link_lost(self, node: str, now: float) -> list[Action]:
-        """The link to a node is gone: what was outstanding there is placed again, or asked about."""
+    def link_lost(self, node: str, now: float, *, idle: bool) -> list[Action]:
+        """The link to a node is gone: what was outstanding there is placed again, or asked about.
+
+        ``idle``: it was closed in order, for nothing used it. What came to wait for the next one goes on waiting:
+        placed again, it could meet one link after the other just when that closes.
+        """
         outbox = self.state.outbox
         actions: list[Action] = []
         outbox.ask_anew(node, now)
+        waiting = outbox.queues.get(node, {}) if idle else {}
         for entry in outbox.at_node(node):
+            if entry.key in waiting:
+                continue
             is_placed = entry.place is Place.PLACED
             self.sending.unplace(entry, now)
             if is_placed and not entry.repeatable:

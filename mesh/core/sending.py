@@ -20,6 +20,7 @@ from mesh.core.outbox import Entry, Key, Place, TargetKey
 from mesh.core.pool import Action
 from mesh.core.records import Reach, Request, Targets
 from mesh.core.session import App
+from mesh.core.stamps import depart
 from mesh.types import TopicKey
 
 __all__ = ["Sending"]
@@ -95,6 +96,8 @@ class Sending:
         request = entry.request
         request.dispatch += 1
         request.timeout_ms = max(1, round((entry.deadline - now) * 1000))
+        if request.trace is not None:
+            request.trace = depart(request.trace, 1, now)
         entry.place = Place.PLACED
         if request.monitor_ms:
             entry.seen_at = now
@@ -287,3 +290,5 @@ class Sending:
         self.state.outbox.aim(entry, target)
         entry.request.target = target[1]
         entry.reached, entry.place = reached, Place.PLACED
+        if is_sent_once(entry.request):
+            self.state.durable.must_mark(entry.key, (*target, reached))

@@ -32,6 +32,7 @@ from mesh.core.records import (
 )
 from mesh.core.records import Serving as Served
 from mesh.core.session import App
+from mesh.core.stamps import arrive, depart, receive
 
 __all__ = ["Serving"]
 
@@ -90,6 +91,8 @@ class Serving:
             self.context.answer(node, refusal)
             return
         expires = now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S
+        if request.trace is not None:
+            request.trace = arrive(request.trace, 2, self.context.node, now)
         handed = Handed(request, expires, held_bytes(request), target=request.target)
         if request.kind == Kind.FANOUT:
             self._offer_all(caller, handed, now)
@@ -227,6 +230,8 @@ class Serving:
     def _hand(self, app: App, handed: Handed, now: float) -> None:
         request = handed.request
         request.timeout_ms = max(1, round((handed.expires - EXPIRY_MARGIN_S - now) * 1000))
+        if request.trace is not None:
+            request.trace = depart(request.trace, 2, now)
         self.context.tell(app, request)
 
     def _is_queued(self, handed: Handed, app: App) -> bool:
@@ -303,6 +308,8 @@ class Serving:
             return
         if isinstance(record, Failure):
             record.where = self.context.node
+        elif record.trace is not None:
+            receive(record.trace, now)
         if handed is not None:
             self._stop_running(app, handed, now)
             if isinstance(record, Failure) and record.status in _UNTAKEN and handed.stage is not Stage.ENDED:

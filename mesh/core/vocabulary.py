@@ -41,7 +41,7 @@ class Kind(enum.IntEnum):
 
 class Flag(enum.IntEnum):
     """Options of a request, as bits of ``Request.flags``. RESUMED: the app gave it to an earlier connection already;
-    ROOM: a call waits while every instance is full."""
+    ROOM: a call waits while every instance is full; PROBE: the serving app answers a call in its handler's stead."""
 
     IDEMPOTENT = 1
     WAIT = 2
@@ -50,6 +50,7 @@ class Flag(enum.IntEnum):
     ONCE = 16
     RESUMED = 32
     ROOM = 64
+    PROBE = 128
 
 
 class Status(enum.IntEnum):

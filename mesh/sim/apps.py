@@ -137,7 +137,7 @@ class App:
 
     def _cancel(self, id: Id) -> None:
         if id[2] in self.session.calling.pending:
-            self.ledger.give_up(id)
+            self.ledger.give_up(id, cancelled=True)
             self.session.cancel(id[2])
 
     def _after(self, events: list[Event]) -> None:
@@ -167,6 +167,7 @@ class App:
     def _lost(self, lost: Lost) -> None:
         if "broke the protocol" in lost.reason:
             self.ledger.found(f"app {self.id}: {lost.reason}")
+        self.ledger.lost(self.id)
         self.process.hang_up()
 
     def _told(self, told: ServingTold) -> None:
@@ -210,10 +211,9 @@ class App:
             self.ledger.ended(self.id, id)
             if request.kind != Kind.CALL:
                 self.session.settle(id, failed=fails)
-            elif fails:
-                self.session.answer(Failure(*id, int(Status.REMOTE_ERROR), "no", error_type="ValueError"))
             else:
-                self.session.answer(Reply(*id, request.body))
+                error = Failure(*id, int(Status.REMOTE_ERROR), "no", error_type="ValueError")
+                self.session.answer(error if fails else Reply(*id, request.body), self.process.time())
             self._work(desk)
 
         return end

@@ -92,6 +92,7 @@ def _step(node: Node, input: Input, segment: int, at_s: float) -> Step:
     entry, facts = name_of(input), arguments_of(input)
     facts.pop("now", None)
     conn = facts.get("conn", 0)
+    session = node.state.conns.get(conn, 0)
     whom = _whom(node.state, entry, facts)
     told = _records(facts.pop("data")) if "data" in facts else []
     said: list[tuple[str, list[Record]]] = []
@@ -106,7 +107,7 @@ def _step(node: Node, input: Input, segment: int, at_s: float) -> Step:
             said = [(_app(node.state, conn), _records(data)) for conn, data in result.app_data]
             said += [(_peer(node.state, conn), _records(data)) for conn, data in result.link_data]
             effects = result.effects
-    sessions = {whom: node.state.conns.get(conn, 0)} if entry.startswith("app_") else {}
+    sessions = {whom: node.state.conns.get(conn, session)} if entry.startswith("app_") else {}
     if not raised and isinstance(result, Output):
         sessions = {_app(node.state, conn): node.state.conns.get(conn, 0) for conn, _ in result.app_data}
     return Step(segment, at_s, entry, whom, told, facts, said, effects, raised, sessions)

@@ -118,7 +118,7 @@ class Hand:
         """Start an agent, with an incarnation greater than all before."""
         incarnation = self.world.incarnations.get(name, 0) + 1
         self.world.incarnations[name] = incarnation
-        identity = Identity(name, "sim", incarnation, Endpoint(name, PORT))
+        identity = Identity(name, "sim", incarnation, Endpoint(name, PORT), successor=incarnation > 1)
         node = self.nodes[name] = Node(identity, self.options, incarnation, self.world.now)
         node.tick_s = TICK_S
         self.world.nodes[name] = b""
@@ -360,7 +360,8 @@ class Hand:
         request = next(r for r in app.running if f"{r.node}/{r.session}/{r.seq}" == move.by)
         app.running.remove(request)
         if request.kind == RequestKind.CALL:
-            app.session.answer(Reply(request.node, request.session, request.seq, request.body))
+            reply = Reply(request.node, request.session, request.seq, request.body)
+            app.session.answer(reply, self.world.now)
         else:
             app.session.settle((request.node, request.session, request.seq))
         self._work(move.who, app)

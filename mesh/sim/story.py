@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct, field
 
+from mesh.core.effects import Note
 from mesh.core.inbox import Stage
 from mesh.core.node import Node
+from mesh.core.notes import LINK_CLOSED, LINK_LOST
 from mesh.core.outbox import Place
 from mesh.core.recording import Recording
 from mesh.core.records import (
@@ -38,7 +40,9 @@ _ENDS = (Reply, Failure, Receipt, Settled)
 
 
 class Passage(Struct, frozen=True):
-    """One thing that happened to the message, ``at_s`` since the recording began; ``way``: ``←`` from, ``→`` to."""
+    """One thing that happened to the message, ``at_s`` since the recording began.
+
+    ``way``: ``←`` from whom it came, ``→`` to whom it went, ``✕`` who was lost while the message was open with them."""
 
     at_s: float
     way: str
@@ -47,11 +51,16 @@ class Passage(Struct, frozen=True):
 
 
 class Story(Struct):
-    """``at_first``: what of the message this agent had when the recording begins; ``whole``: whether the replay came
-    through to its end; ``length_s``: how long the recording is."""
+    """What one agent knows of a message.
+
+    ``at_first``: what it had of it when the recording begins; ``from_start``: whether that is when its reactor began;
+    ``whole``: whether the replay came through to its end; ``length_s``: how long the recording is. ``open_with``: who
+    has the message, or was asked about it, and has not answered: links by their peers, apps by their connections, and
+    by their sessions when they have lost those."""
 
     node: str
     incarnation: int
+    from_start: bool = False
     at_first: str = ""
     passages: list[Passage] = field(default_factory=list)
     handed_to: str = ""
@@ -59,6 +68,7 @@ class Story(Struct):
     ended: str = ""
     whole: bool = True
     length_s: float = 0.0
+    open_with: dict[str, None] = field(default_factory=dict)
 
     @property
     def peers(self) -> list[str]:
@@ -86,7 +96,9 @@ def story(recording: Recording, id: MessageId) -> Story:
     header = recording.header
     told = Story(header.node, header.incarnation)
     if recording.segments:
-        told.at_first = _at_first(recording.segments[0].node(header.options), id)
+        node = recording.segments[0].node(header.options)
+        told.at_first = _at_first(node, id)
+        told.from_start = node.state.ticked_at == node.state.started_at
     for each in replay(recording):
         if isinstance(each, Outcome):
             told.whole &= each.same
@@ -102,19 +114,59 @@ def _hear(told: Story, step: Step, id: MessageId) -> None:
         what = _about(record, id, sessions.get(step.whom, 0))
         if what:
             told.passages.append(Passage(step.at_s, "←", step.whom, what))
+            _move(told, step.whom, record)
             is_of_app = step.whom.startswith("app ")
             told.ran |= is_of_app and isinstance(record, Reply | Settled)
             told.ran |= is_of_app and isinstance(record, Failure) and record.status == Status.REMOTE_ERROR
+    for end, whom, why in _lost(step):
+        if end in told.open_with and not told.ended:
+            told.passages.append(Passage(step.at_s, "✕", whom, why))
+            del told.open_with[end]
+            if step.entry == "app_closed" and not step.facts["dead"]:
+                told.open_with[_session(step.sessions[whom])] = None
     for whom, records in step.said:
         session = sessions.get(whom, 0)
         for record in records:
             what = _about(record, id, session)
             if what:
                 told.passages.append(Passage(step.at_s, "→", whom, what))
+                _move(told, whom, record)
                 if isinstance(record, Request) and whom.startswith("app "):
                     told.handed_to = whom
                 elif isinstance(record, _ENDS) and session == id.session:
                     told.ended = what
+
+
+def _move(told: Story, whom: str, record: Record) -> None:
+    """Keep with whom the message is open."""
+    if isinstance(record, Request | Ask):
+        told.open_with[_end(whom)] = None
+    elif isinstance(record, (*_ENDS, GiveBack)):
+        closed = [end for end in told.open_with if end == _end(whom) or end.startswith("session ")]
+        for end in closed:
+            del told.open_with[end]
+
+
+def _end(whom: str) -> str:
+    """Return who is at the other end: an app's connection is its own, a peer is the same by any link."""
+    return whom.partition(" #")[0] if whom.startswith("link ") else whom
+
+
+def _session(session: int) -> str:
+    return f"session {session:x}"
+
+
+def _lost(step: Step) -> Iterator[tuple[str, str, str]]:
+    """Yield the ends that were lost in a step, who that is, and why."""
+    if step.entry == "app_closed":
+        yield step.whom, step.whom, "its process is gone" if step.facts["dead"] else "its connection is lost"
+    elif step.entry == "app_died":
+        yield _session(step.facts["session"]), step.whom, "its process is gone"
+    for effect in step.effects:
+        if isinstance(effect, Note) and effect.name in (LINK_LOST, LINK_CLOSED):
+            ended = "lost" if effect.name == LINK_LOST else "closed"
+            whom = f"link {effect.facts['peer']}"
+            yield whom, whom, f"the link is {ended}: {effect.facts['why']}"
 
 
 def _at_first(node: Node, id: MessageId) -> str:

@@ -10,6 +10,9 @@ from msgspec import json
 
 from mesh.agent.http import Request, Response
 from mesh.agent.pages import Pages, read_token, reasons
+from mesh.core.catalogue import Health
+from mesh.core.health import agent_health
+from mesh.core.report import vitals
 from tests.core.fabric import lone_node
 
 TOKEN = "correct horse battery".replace(" ", "-")
@@ -27,7 +30,7 @@ class Clock:
 
 def pages(token: str = "") -> Pages:
     one = lone_node()
-    one.facts.update(matchmaker=HEALTHY, loop_lag_ms=0.0)
+    one.facts.update(matchmaker=HEALTHY)
     return Pages(one, lambda: {"descriptors": (10, 100)}, token, Clock())
 
 
@@ -52,7 +55,8 @@ def test_an_agent_whose_loop_turns_is_healthy() -> None:
             "the matchmaker does not answer: refused",
         ),
         ({"matchmaker": HEALTHY | {"to_register": 3}}, "1 of 3 entries are registered"),
-        ({"loop_lag_ms": 1500.0}, "its loop is 1500 ms late"),
+        ({"lasting_lag_ms": 6000.0}, "its loop lags 6.0 s: too much load for this machine"),
+        ({"descriptors": 99, "descriptors_max": 100}, "99 of 100 open files are in use: raise LimitNOFILE"),
     ],
 )
 def test_an_agent_that_is_not_ready_says_why(facts: dict[str, object], why: str) -> None:
@@ -64,10 +68,17 @@ def test_an_agent_that_is_not_ready_says_why(facts: dict[str, object], why: str)
     assert (HTTPStatus.SERVICE_UNAVAILABLE, f"{why}\n".encode()) == (answer.status, answer.body)
 
 
+def test_an_agent_whose_check_only_warns_is_ready() -> None:
+    shown = pages()
+    shown.node.facts.update(lasting_lag_ms=1500.0)
+    assert Health.WARNING == agent_health(vitals(shown.node.state, shown.node.options, shown.node.facts)).health
+    assert [] == reasons(shown.node)
+
+
 def test_a_draining_agent_is_not_ready() -> None:
     shown = pages()
     shown.node.state.draining = True
-    assert ["it is draining"] == reasons(shown.node)
+    assert ["draining: 0 unfinished"] == reasons(shown.node)
 
 
 def test_metrics_have_the_limits_of_the_core_and_of_the_shell() -> None:

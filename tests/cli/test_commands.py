@@ -60,6 +60,19 @@ def test_a_call_crosses_two_agents(agents: tuple[PrivateAgent, PrivateAgent], fa
     assert "n2/" in mesh("topics", socket=agents[0].socket).stdout
 
 
+def test_a_call_is_followed_over_two_agents(agents: tuple[PrivateAgent, PrivateAgent], far_app: Client) -> None:
+    far_app.serve("traced", lambda message: message.body)
+    mesh("call", "traced", "--wait", socket=agents[0].socket)
+    done = mesh("trace", "traced", socket=agents[0].socket)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "no handler ran" in done.stdout
+    assert [True] * 3 == [place in done.stdout for place in ("n1 ↔ n2", "n2 ↔ far", "mesh-cli ↔ n1")]
+    told = json.loads(mesh("trace", "traced", "--run", "--json", socket=agents[0].socket, given="x").stdout)
+    assert (True, 8) == (told["ran"], len(told["legs"]))
+    assert told["took_ms"] == pytest.approx(sum(leg["took_ms"] for leg in told["legs"]), abs=0.01)
+    assert 3 == mesh("trace", "nobody-serves-this", socket=agents[0].socket).returncode
+
+
 def test_cast_and_fanout_end_when_their_handlers_have(
     agents: tuple[PrivateAgent, PrivateAgent], far_app: Client
 ) -> None:

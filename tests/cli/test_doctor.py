@@ -85,6 +85,15 @@ def test_an_agent_with_another_configuration_than_was_looked_at_is_told_from_it(
     assert "another configuration" in check_agent(STATUS, 1.0, configure(tmp_path)).text
 
 
+@pytest.mark.parametrize(
+    ("health", "level"), [("passing", "ok"), ("warning", "warn"), ("maintenance", "warn"), ("critical", "fail")]
+)
+def test_an_agent_is_judged_as_its_own_check_judges_it(health: str, level: str) -> None:
+    finding = check_agent(STATUS | {"health": {"status": health, "why": "no link to b"}}, 1.0, None)
+    assert level == finding.level
+    assert ("no link to b" in finding.text) == (level != "ok")
+
+
 def test_open_files_are_not_judged_without_an_agent() -> None:
     assert [] == list(check_descriptors(None, None))
 

@@ -14,7 +14,7 @@ from tests.cli.fakes import FakeClient
 COMMANDS = (
     *("agent", "bench", "call", "cast", "completion", "config", "dead", "demo", "doctor", "drain", "fanout", "keys"),
     *("links", "ping", "recorder", "reload", "rpc", "run", "serve", "sim", "status", "top", "topics", "topology"),
-    "why",
+    *("trace", "why"),
 )
 
 

@@ -25,6 +25,12 @@ def test_a_recording_tells_of_a_message_and_who_else_may(run: Run, tmp_path: Pat
     assert "far knows more: `mesh recorder dump FILE` there, then `mesh why far/b/0 FILES`" in ran.out
 
 
+def test_an_agent_that_had_the_message_before_its_recording_begins_is_named(run: Run, tmp_path: Path) -> None:
+    ran = run("why", "a/b/9", str(recording(tmp_path / "one")))
+    assert "when its reactor began, to " in ran.out
+    assert "a had it before its recording begins: another reactor, or longer ago than it reaches back" in ran.out
+
+
 def test_without_files_the_agent_is_asked_for_its_recording(run: Run, tmp_path: Path) -> None:
     path = recording(tmp_path / "one")
     ran = run("why", ID, "--json", client=FakeClient(reports={"recorder_dump": {"path": str(path)}}))

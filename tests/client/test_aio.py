@@ -168,7 +168,7 @@ def test_a_handler_that_is_cancelled_before_its_first_step_is_answered_and_frees
         host.session.serve("t", "s", 1, 1)
         pool = Pool(host, "t", handle, 1, False)
         request = Request(0, 4, "t", "", 10_000, b"", node="n", session=9)
-        deadline, _ = serving.take_in(request, time.monotonic())
+        deadline, _ = serving.take_in(request, time.monotonic(), "app")
         assert deadline is not None
         pool.put(Delivered(request, deadline))
         pool.cancel(("n", 9, 4))

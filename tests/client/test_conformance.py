@@ -76,6 +76,24 @@ def test_a_reply_may_have_headers(client: Face, server: Face, topic: str) -> Non
     assert {"kind": "test"} == client.call(topic).headers
 
 
+def test_a_traced_call_tells_where_its_time_went(client: Face, server: Face, topic: str) -> None:
+    ran: list[bytes] = []
+    server.serve(topic, lambda message: ran.append(message.body))
+    probe = client.trace(topic, b"one")
+    assert (b"", []) == (probe.body, ran), "the handler has not run"
+    places = [leg.where for leg in probe.legs]
+    assert ("caller", "server") == (places[0], places[-1])
+    assert all(leg.took_s >= 0 for leg in probe.legs)
+    assert () == client.call(topic).legs
+
+
+def test_a_traced_call_runs_its_handler_where_that_is_asked(client: Face, server: Face, topic: str) -> None:
+    server.serve(topic, echo)
+    reply = client.trace(topic, b"one", run=True)
+    assert b"one" == reply.body
+    assert ("server", "until it had answered") == (reply.legs[-1].where, reply.legs[-1].what)
+
+
 def test_none_is_an_empty_reply(client: Face, server: Face, topic: str) -> None:
     server.serve(topic, lambda _: None)
     assert b"" == client.call(topic).body

@@ -345,7 +345,7 @@ def test_goodbye_of_the_agent_drains_and_keeps_requests_for_the_next(serving: Ag
     assert [] == serving.say(Goodbye("upgrade"))
     seq = serving.ask()
     serving.session.begin(id_of(1), T0)
-    serving.session.answer(reply(1))
+    serving.session.answer(reply(1), 0.0)
     assert [reply(1)] == serving.heard()
     serving.session.disconnected("drained", T0)
     told = serving.connect(incarnation=4)
@@ -598,6 +598,18 @@ def test_what_was_written_gets_a_little_longer_and_is_then_indeterminate(agent: 
     assert Cancel("here", ID, seq) in agent.heard()
 
 
+def test_a_durable_cast_whose_time_is_over_is_not_cancelled_for_its_agent_keeps_it_as_a_dead_letter(
+    agent: Agent,
+) -> None:
+    seq = agent.ask(kind=Kind.CAST, flags=Flag.DURABLE, timeout_s=2)
+    agent.heard()
+    agent.session.tick(T0 + 2)
+    (event,) = agent.session.tick(T0 + 2 + GRACE_S)
+    assert isinstance(event, Ended)
+    assert seq == event.seq
+    assert [] == [record for record in agent.heard() if isinstance(record, Cancel)]
+
+
 def test_what_was_never_written_has_certainly_not_run(agent: Agent) -> None:
     agent.ask(timeout_s=1)
     (event,) = agent.session.tick(T0 + 1)
@@ -824,7 +836,7 @@ def test_a_request_is_delivered_begun_and_answered(serving: Agent) -> None:
     assert [Delivered(request, T0 + 5)] == serving.say(request)
     assert serving.session.begin(id_of(3), T0 + 1)
     assert not serving.session.begin(id_of(3), T0 + 1)
-    serving.session.answer(reply(3))
+    serving.session.answer(reply(3), 0.0)
     assert [reply(3)] == serving.heard()
     assert 0 == serving.session.serving.in_hand
 
@@ -834,7 +846,7 @@ def test_a_copy_of_a_request_is_not_run_but_answered_again(serving: Agent) -> No
     assert [] == serving.say(asked(3))
     serving.session.begin(id_of(3), T0)
     assert [] == serving.say(asked(3))
-    serving.session.answer(reply(3))
+    serving.session.answer(reply(3), 0.0)
     serving.heard()
     assert [] == serving.say(asked(3))
     assert [reply(3)] == serving.heard()
@@ -867,12 +879,12 @@ def test_while_the_agent_drains_casts_are_still_settled(serving: Agent) -> None:
 def test_callers_are_told_apart(serving: Agent) -> None:
     serving.say(asked(1))
     assert 2 == len(serving.say(asked(1, node="third"), asked(1, session=6)))
-    serving.session.answer(Reply("third", 5, 1, b"t"))
+    serving.session.answer(Reply("third", 5, 1, b"t"), 0.0)
     assert (3, 2) == (serving.session.serving.ids, serving.session.serving.in_hand)
 
 
 def test_an_answer_of_nobody_we_know_is_sent_all_the_same(serving: Agent) -> None:
-    serving.session.answer(reply(9))
+    serving.session.answer(reply(9), 0.0)
     assert [reply(9)] == serving.heard()
     serving.session.settle(id_of(9))
     assert [] == serving.heard()
@@ -908,7 +920,7 @@ def test_cancel_drops_what_has_not_begun_and_tells_what_has(serving: Agent) -> N
     serving.say(asked(1), asked(2), asked(3))
     serving.session.begin(id_of(2), T0)
     serving.session.begin(id_of(3), T0)
-    serving.session.answer(reply(3))
+    serving.session.answer(reply(3), 0.0)
     serving.heard()
     events = serving.say(*(Cancel(*id_of(seq)) for seq in (1, 2, 3, 4)))
     assert [CancelAsked(id_of(2))] == events
@@ -922,15 +934,15 @@ def test_what_is_below_the_callers_floor_is_forgotten_once_it_has_ended(serving:
         serving.say(asked(seq))
         if seq != 2:
             serving.session.begin(id_of(seq), T0)
-            serving.session.answer(reply(seq, b"z" * 10))
+            serving.session.answer(reply(seq, b"z" * 10), 0.0)
     state = serving.session.serving
     assert (4, 30) == (state.ids, state.answers_bytes)
     serving.say(asked(9, floor=4))
     assert (2, 0) == (state.ids, state.answers_bytes)
-    serving.session.answer(reply(2))
+    serving.session.answer(reply(2), 0.0)
     assert 1 == state.ids
     serving.say(Floor(*CALLER, 3, []), Floor(*CALLER, 10, []), Floor("nobody", 1, 1, []))
-    serving.session.answer(reply(9))
+    serving.session.answer(reply(9), 0.0)
     assert 0 == state.ids
 
 
@@ -939,7 +951,7 @@ def test_what_a_caller_has_settled_above_its_floor_is_forgotten_too(serving: Age
         serving.say(asked(seq))
         if seq != 2:
             serving.session.begin(id_of(seq), T0)
-            serving.session.answer(reply(seq))
+            serving.session.answer(reply(seq), 0.0)
     serving.say(Floor(*CALLER, 1, [(2, 3), (5, 1 << 40)]))
     assert [1, 2, 4] == list(serving.session.serving.callers[CALLER].works)
 
@@ -947,7 +959,7 @@ def test_what_a_caller_has_settled_above_its_floor_is_forgotten_too(serving: Age
 def test_a_caller_that_says_nothing_for_long_is_asked_how_far_it_has_settled(serving: Agent) -> None:
     serving.say(asked(0, timeout_ms=600_000))
     serving.session.begin(id_of(0), T0)
-    serving.session.answer(reply(0))
+    serving.session.answer(reply(0), 0.0)
     serving.heard()
     now = T0
     while now < T0 + FLOOR_PULL_S - SWEEP_S / 2:
@@ -962,7 +974,7 @@ def test_a_caller_that_says_nothing_for_long_is_asked_how_far_it_has_settled(ser
 
 def test_a_great_leap_of_the_floor_is_no_more_work_than_there_are_ids(serving: Agent) -> None:
     serving.say(asked(0))
-    serving.session.answer(reply(0))
+    serving.session.answer(reply(0), 0.0)
     serving.say(asked(1 << 60, floor=1 << 60))
     assert 1 == serving.session.serving.ids
 
@@ -979,7 +991,7 @@ def test_answers_beyond_the_limit_are_dropped_and_a_copy_is_indeterminate(servin
     serving.session.serving.answers_bytes_max = 10
     for seq, body in ((1, b"12345678"), (2, b"123")):
         serving.say(asked(seq))
-        serving.session.answer(reply(seq, body))
+        serving.session.answer(reply(seq, body), 0.0)
     serving.heard()
     serving.say(asked(1), asked(2))
     again, lost = serving.heard()
@@ -990,7 +1002,7 @@ def test_answers_beyond_the_limit_are_dropped_and_a_copy_is_indeterminate(servin
 def test_ids_are_forgotten_a_second_after_their_deadline_but_not_while_they_run(serving: Agent) -> None:
     serving.say(asked(1, timeout_ms=1_000), asked(2, timeout_ms=1_000))
     serving.session.begin(id_of(2), T0)
-    serving.session.answer(reply(1))
+    serving.session.answer(reply(1), 0.0)
     serving.heard()
     assert T0 + SWEEP_S == serving.session.deadline()
     state = serving.session.serving
@@ -998,7 +1010,7 @@ def test_ids_are_forgotten_a_second_after_their_deadline_but_not_while_they_run(
     assert 2 == state.ids
     serving.session.tick(T0 + SWEEP_S)
     assert 1 == state.ids
-    serving.session.answer(reply(2))
+    serving.session.answer(reply(2), 0.0)
     serving.session.tick(T0 + 2 * SWEEP_S)
     assert (0, {}) == (state.ids, state.callers)
     assert None is serving.session.deadline()
@@ -1006,8 +1018,8 @@ def test_ids_are_forgotten_a_second_after_their_deadline_but_not_while_they_run(
 
 def test_a_callers_floor_is_kept_while_something_of_it_may_still_come(serving: Agent) -> None:
     serving.say(asked(1, timeout_ms=60_000), asked(2, timeout_ms=1_000, floor=2))
-    serving.session.answer(reply(1))
-    serving.session.answer(reply(2))
+    serving.session.answer(reply(1), 0.0)
+    serving.session.answer(reply(2), 0.0)
     serving.heard()
     serving.session.tick(T0 + SWEEP_S)
     assert 0 == serving.session.serving.ids
@@ -1018,7 +1030,7 @@ def test_a_callers_floor_is_kept_while_something_of_it_may_still_come(serving: A
 def test_who_is_asked_what_became_of_ids_says_it_and_answers_again(serving: Agent) -> None:
     serving.say(asked(5, floor=5), asked(6), asked(7))
     serving.session.begin(id_of(6), T0)
-    serving.session.answer(reply(7))
+    serving.session.answer(reply(7), 0.0)
     serving.heard()
     ids = [(5, 5), (5, 6), (5, 7), (5, 8), (5, 4), (99, 1)]
     serving.say(Ask("other", 3, 12, ID, 2, ids))
@@ -1031,7 +1043,7 @@ def test_who_is_asked_what_became_of_ids_says_it_and_answers_again(serving: Agen
 
 def test_a_new_connection_hears_every_answer_that_is_kept(serving: Agent) -> None:
     serving.say(asked(1), asked(2), asked(3, Kind.CAST), asked(4, Kind.CAST), asked(5, Kind.CAST, timeout_ms=1))
-    serving.session.answer(reply(1))
+    serving.session.answer(reply(1), 0.0)
     serving.session.settle(id_of(3))
     serving.heard()
     serving.session.begin(id_of(5), T0 + 1)
@@ -1057,7 +1069,7 @@ def test_calls_that_have_not_begun_go_back_when_the_app_leaves(serving: Agent) -
 
 def test_a_reply_that_is_too_large_is_told_as_that(serving: Agent) -> None:
     serving.say(asked(1))
-    serving.session.answer(reply(1, b"x" * 10_001))
+    serving.session.answer(reply(1, b"x" * 10_001), 0.0)
     (failure,) = serving.heard()
     assert isinstance(failure, Failure)
     assert (Status.REMOTE_ERROR, "ReplyTooLarge", "body_bytes_max") == (
@@ -1096,7 +1108,7 @@ def test_a_large_request_goes_in_chunks(agent: Agent) -> None:
 
 def test_a_large_reply_of_ours_goes_in_chunks(serving: Agent) -> None:
     serving.say(asked(1))
-    serving.session.answer(reply(1, b"r" * 450))
+    serving.session.answer(reply(1, b"r" * 450), 0.0)
     announcement, *chunks = serving.heard()
     assert isinstance(announcement, Reply)
     assert (450, b"") == (announcement.size, announcement.body)
@@ -1150,7 +1162,7 @@ def test_a_session_is_copied_by_an_encode_and_a_decode(serving: Agent) -> None:
         asked(4, size=6, stream=4, body=b""),
         Chunk(4, 0, b"abc"),
     )
-    serving.session.answer(reply(1))
+    serving.session.answer(reply(1), 0.0)
     serving.session.settle(id_of(2))
     serving.session.begin(id_of(3), T0)
     data = msgspec.msgpack.encode(serving.session)

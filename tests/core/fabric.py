@@ -37,6 +37,7 @@ from mesh.core.records import (
     Settled,
     Status,
 )
+from mesh.core.stamps import Stamp
 from mesh.sim.world import NetworkOptions, World
 from mesh.types import Endpoint, TopicKey
 
@@ -60,6 +61,7 @@ __all__ = [
     "options",
     "served",
     "server",
+    "stamp",
     "told",
 ]
 
@@ -89,6 +91,12 @@ def fail(request: Request) -> Record:
 
 def hold(request: Request) -> None:
     """A handler that never ends by itself."""
+
+
+def stamp(request: Request) -> Reply:
+    """A handler of traced calls: it adds its own stamp."""
+    id = (request.node, request.session, request.seq)
+    return Reply(*id, b"", trace=[*(request.trace or ()), ("server", 1, 2, 3)])
 
 
 class App:
@@ -197,6 +205,12 @@ class App:
     def call(self, topic: str, body: bytes = b"", *, timeout_s: float = 10.0, flags: int = 0) -> int:
         return self.send(Kind.CALL, topic, body, timeout_s=timeout_s, flags=flags)
 
+    def trace(self, topic: str, *, flags: int = 0) -> int:
+        """Call, and have the way there and back stamped."""
+        seq, self.seq = self.seq, self.seq + 1
+        self.say(Request(int(Kind.CALL), seq, topic, "", 10_000, b"", flags, self.floor, trace=[("caller", 1, 2, 0)]))
+        return seq
+
     def cast(self, topic: str, body: bytes = b"", *, timeout_s: float = 10.0, flags: int = 0) -> int:
         return self.send(Kind.CAST, topic, body, timeout_s=timeout_s, flags=flags)
 
@@ -252,6 +266,11 @@ class App:
         end = self.end(seq)
         assert isinstance(end, Reply), end
         return end.body
+
+    def stamps(self, seq: int) -> list[Stamp]:
+        end = self.end(seq)
+        assert isinstance(end, Reply), end
+        return end.trace or []
 
     def failure(self, seq: int) -> Failure:
         end = self.end(seq)

@@ -64,7 +64,7 @@ def greatest(kind: inspect.Type) -> Any:
         case inspect.DictType():
             return {f"{number:0256}": "" for number in range(kind.max_length or 0)}
         case inspect.UnionType():
-            return greatest(of_dict(kind))
+            return greatest(given(kind))
     raise AssertionError(f"no record may have a field of {kind}")
 
 
@@ -87,11 +87,12 @@ def beyond(kind: inspect.Type) -> Iterator[Any]:
             yield from (lowest[:-1], [*lowest, 0])
             for place, item in enumerate(kind.item_types):
                 yield from ([*lowest[:place], bad, *lowest[place + 1 :]] for bad in beyond(item))
+        case inspect.DictType():
+            yield {str(number): "" for number in range((kind.max_length or 0) + 1)}
+            yield from ({bad: ""} for bad in beyond(kind.key_type))
+            yield from ({"key": bad} for bad in beyond(kind.value_type))
         case inspect.UnionType():
-            mapping = of_dict(kind)
-            yield {str(number): "" for number in range((mapping.max_length or 0) + 1)}
-            yield from ({bad: ""} for bad in beyond(mapping.key_type))
-            yield from ({"key": bad} for bad in beyond(mapping.value_type))
+            yield from beyond(given(kind))
 
 
 def wrong(kind: inspect.Type) -> list[Any]:
@@ -113,10 +114,10 @@ def is_int(kind: inspect.Type) -> bool:
     return isinstance(kind, inspect.IntType)
 
 
-def of_dict(kind: inspect.UnionType) -> inspect.DictType:
-    """The only union of the records: a mapping, or nothing."""
-    (mapping,) = [part for part in kind.types if isinstance(part, inspect.DictType)]
-    return mapping
+def given(kind: inspect.UnionType) -> inspect.Type:
+    """What a field holds that may hold nothing."""
+    (value,) = [part for part in kind.types if not isinstance(part, inspect.NoneType)]
+    return value
 
 
 def minimal(record: type) -> list[Any]:
@@ -147,7 +148,7 @@ def values(kind: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.DictType():
             return st.dictionaries(values(kind.key_type), values(kind.value_type), max_size=3)
         case inspect.UnionType():
-            return st.none() | values(of_dict(kind))
+            return st.none() | values(given(kind))
     raise AssertionError(f"no record may have a field of {kind}")
 
 

@@ -30,7 +30,7 @@ from mesh.core.router import RouterOptions
 from mesh.sim.world import NetworkOptions
 from mesh.types import TopicKey
 from tests.core.durables import Mail
-from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options, served
+from tests.core.fabric import App, assert_mesh_quiescent, echo, fail, fleet, hold, link, notes, options, served, stamp
 
 # Calls, casts and fan-outs end
 
@@ -43,6 +43,23 @@ def test_a_call_goes_to_another_node_and_its_reply_comes_back() -> None:
     world.run(2.0)
     assert b"one" == app.body(seq)
     assert [("a", 1, seq)] == [(r.node, r.session, r.seq) for r in server.asked]
+    assert_mesh_quiescent(world)
+
+
+def test_a_traced_call_says_when_it_came_went_on_and_was_answered() -> None:
+    world = fleet("ab", network=NetworkOptions(link_delay_s=(0.1, 0.1)))
+    served(world, "b")[0].handle = stamp
+    app = App(world, "a", 1)
+    began = world.now
+    seq = app.trace("orders")
+    world.run(began + 2.0)
+    caller, near, far, server = app.stamps(seq)
+    assert [("caller", 1, 2, 0), ("server", 1, 2, 3)] == [caller, server]
+    assert ["a", "b"] == [near[0], far[0]]
+    came, left, back = (micros / 1e6 - began for micros in near[1:])
+    assert 0 <= came < 0.01
+    assert 0.2 <= left, "it waited for the link"
+    assert left + 0.2 <= back < left + 0.21
     assert_mesh_quiescent(world)
 
 

@@ -399,6 +399,7 @@ def test_a_final_goodbye_is_answered_and_the_link_closes_when_nothing_is_open_on
     assert [Goodbye("answer")] == peer.hears(Goodbye("drained", final=True))
     one.tick(1.5)
     assert Phase.LEAVING is peer.link.phase, "a call is out"
+    assert peer.link.draining_there, "the next link may not be had"
     peer.say(Reply("b", 11, 0, b""), now=1.6)
     one.tick(1.7)
     assert {} == one.state.peers.links

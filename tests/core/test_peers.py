@@ -711,8 +711,8 @@ def test_both_say_goodbye_once_and_the_link_closes_in_order() -> None:
     assert (Phase.LEAVING, Phase.LEAVING) == (link.phase, other.phase)
     for agent in (a, b, b):
         agent.tick(False)
-    assert [Closed("b", link.conn, "goodbye", was_open=True, orderly=True)] == a.changes[1:]
-    assert [Closed("a", other.conn, "goodbye", was_open=True, orderly=True)] == b.changes[1:]
+    assert [Closed("b", link.conn, "goodbye", was_open=True, orderly=True, idle=True)] == a.changes[1:]
+    assert [Closed("a", other.conn, "goodbye", was_open=True, orderly=True, idle=True)] == b.changes[1:]
 
 
 def test_a_goodbye_that_is_not_answered_ends_after_drain_s() -> None:

@@ -27,7 +27,7 @@ from mesh.core.records import (
 )
 from mesh.core.recovery import IDS_MAX
 from mesh.sim.world import NetworkOptions, World
-from mesh.types import Endpoint
+from mesh.types import Endpoint, TopicKey
 from tests.core.fabric import App, assert_mesh_quiescent, echo, fleet, hold, link, notes, options
 
 
@@ -41,6 +41,28 @@ def servers(world: World, *nodes: str, workers: int = 4) -> list[App]:
 
 
 # The link is lost
+
+
+def test_what_waits_for_the_next_link_to_a_peer_stays_with_it_when_the_idle_one_closes() -> None:
+    world = fleet("abc", options(pool=PoolOptions(idle_close_s=60.0)))
+    for server in servers(world, "b", "c"):
+        server.handle = echo
+    caller = App(world, "a", 1)
+    for _ in range(2):
+        caller.call("orders")
+    world.run(2.0)
+    node = world.agents["a"].node
+    (last,) = node.state.directory.views[TopicKey("", "orders")].cursors.values()
+    (first,) = {"b", "c"} - {last.node}
+    node.state.peers.leave(link(world, "a", first), "idle", world.now)
+    world.run(world.now + 0.01)
+    seq = caller.call("orders")
+    world.run(node.state.ticked_at + node.tick_s - 0.0005)
+    node.state.peers.leave(link(world, "a", last.node), "idle", world.now)
+    world.run(world.now + 0.1)
+    assert node.state.peers.any_link(last.node) is not None, "the other link is still being closed"
+    assert b"" == caller.body(seq)
+    assert_mesh_quiescent(world)
 
 
 def test_a_call_that_runs_when_its_link_is_lost_is_asked_about_and_its_reply_is_taken() -> None:

@@ -8,7 +8,7 @@ from mesh.core.outbox import OutboxOptions
 from mesh.core.records import Answer, Ask, Cancel, Flag, Reach, Reply, Request, Settled, Status, Targets, Verdict
 from mesh.sim.world import World
 from tests.core.durables import Mail
-from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options, served
+from tests.core.fabric import App, assert_mesh_quiescent, fleet, hold, link, options, served, stamp
 
 # Local and remote, whole and in chunks
 
@@ -24,6 +24,21 @@ def test_a_call_goes_by_the_loop_inside_the_node_or_by_a_link() -> None:
     assert [b"0", b"1", b"2", b"3"] == [caller.body(seq) for seq in seqs]
     assert 2 == link(world, "a", "b").sent_records
     assert_mesh_quiescent(world)
+
+
+def test_a_traced_call_that_is_sent_again_leaves_anew_and_forgets_the_lost_attempt() -> None:
+    world = fleet("abc")
+    for app, handle in zip(served(world, "b", "c"), (hold, stamp), strict=True):
+        app.handle = handle
+    caller = App(world, "a", 1)
+    seqs = [caller.trace("orders", flags=int(Flag.IDEMPOTENT)) for _ in range(2)]
+    world.run(2.0)
+    world.kill("b")
+    world.run(9.0)
+    at_once, again = sorted((caller.stamps(seq) for seq in seqs), key=lambda stamps: stamps[1][2])
+    assert [["caller", "a", "c", "server"]] * 2 == [[stamp[0] for stamp in stamps] for stamps in (at_once, again)]
+    assert at_once[1][1] == again[1][1], "they came together"
+    assert at_once[1][2] < 2e6 <= again[1][2]
 
 
 def test_a_fan_out_goes_to_the_own_node_without_a_link_and_to_another_in_chunks() -> None:
@@ -445,3 +460,21 @@ def test_what_is_sent_once_and_durable_leaves_when_that_is_on_disk(node: str) ->
     mail.run(0.5)
     assert [(node, 20)] == [row.sent[:2] for row in mail.disk.disk.rows.values()]
     assert [b"one"] == server.bodies
+
+
+def test_what_is_sent_once_and_was_found_is_marked_as_being_there() -> None:
+    mail = Mail()
+    server = mail.serve(handle=hold)
+    seq = mail.cast(b"one", flags=Flag.ONCE)
+    mail.run(0.5)
+    caller, reached = mail.caller, mail.caller.of(Reach)
+    mail.kill(caller=False)
+    mail.disk.lose_all()
+    mail.restart()
+    caller.come_back()
+    caller.say(*reached, Request(1, seq, "orders", "", 9_000, b"one", Flag.DURABLE | Flag.ONCE | Flag.RESUMED))
+    mail.run(0.5)
+    assert ({(10, seq): ("b", 20, 1002)}, [b"one"]) == (mail.durable.marks, server.bodies)
+    server.say(Settled("a", 10, [(seq, seq)]))
+    mail.run(0.5)
+    assert ({}, None) == (mail.durable.marks, caller.end(seq))

@@ -37,9 +37,27 @@ from tests.core.fabric import (
     obey,
     options,
     server,
+    stamp,
 )
 
 # A request comes in, and is handed out
+
+
+def test_a_traced_call_says_how_long_it_waited_for_a_worker() -> None:
+    world = fleet("ab")
+    app = server(world, workers=1)
+    caller = App(world, "a", 1)
+    caller.call("orders")
+    seq = caller.trace("orders")
+    world.run(2.0)
+    began = world.now
+    world.run(began + 0.5)
+    app.release(stamp)
+    world.run(began + 1.0)
+    place, came, left, back = caller.stamps(seq)[2]
+    assert ("b", True) == (place, came / 1e6 < began)
+    assert began + 0.5 <= left / 1e6 <= back / 1e6 <= began + 0.51
+    assert_mesh_quiescent(world)
 
 
 def test_calls_are_handed_out_as_workers_are_free_oldest_first() -> None:

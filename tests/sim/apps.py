@@ -177,7 +177,7 @@ class Client:
                 return
             self.busy -= 1
             if request.kind == Kind.CALL:
-                self.session.answer(Reply(*id, request.body))
+                self.session.answer(Reply(*id, request.body), self.world.now)
             else:
                 self.session.settle(id)
             self._work()

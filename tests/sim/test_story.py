@@ -96,6 +96,42 @@ def test_what_is_asked_about_after_a_kill_is_answered_in_words() -> None:
     assert "its app was told here: its reply" == taped.told("a", seq).verdict
 
 
+def test_who_is_lost_while_the_message_is_with_them_is_said_and_no_other_time() -> None:
+    taped = Taped()
+    done = taped.caller.call("orders")
+    taped.world.run(2.0)
+    taped.server.handle = hold
+    asked, given_up = taped.caller.call("orders", timeout_s=30.0), taped.caller.call("orders", timeout_s=30.0)
+    taped.world.run(3.0)
+    taped.world.cut("a", "b")
+    taped.world.run(4.0)
+    words = [line.partition(": ")[2] for line in taped.lines("a", asked)]
+    assert ["the link is lost: connection reset", "what became of it?", "RUNNING is the answer"] == words[2:5]
+    assert "✕ link a: the link is lost: connection reset" in taped.lines("b", asked)
+    taped.server.close(dead=True)
+    taped.world.run(6.0)
+    assert "✕ app shop #1: its process is gone" in taped.lines("b", given_up)
+    assert taped.told("a", given_up).verdict.startswith("its app was told here: INDETERMINATE: ")
+    for name in "ab":
+        assert [] == [line for line in taped.lines(name, done) if line.startswith("✕")]
+
+
+def test_an_app_that_loses_its_connection_and_then_dies_is_lost_twice() -> None:
+    taped = Taped()
+    taped.server.handle = hold
+    seq = taped.caller.call("orders", timeout_s=30.0)
+    taped.world.run(2.0)
+    taped.server.close()
+    taped.world.run(2.1)
+    assert "✕ app shop #1: its connection is lost" == taped.lines("b", seq)[-1]
+    agent = taped.world.agents["b"]
+    taped.world.turn(agent, lambda: agent.node.app_died(taped.server.session, agent.time()))
+    assert "✕ app shop: its process is gone" in taped.lines("b", seq)
+    assert taped.told("b", seq).from_start
+    taped.tape("b")
+    assert not taped.told("b", seq).from_start
+
+
 def test_what_a_recording_begins_with_is_said_first() -> None:
     taped = Taped()
     taped.server.handle = hold

@@ -136,4 +136,4 @@ def test_a_draining_agent_is_not_ready(fleet: Fleet) -> None:
     until(lambda: get(a, "/readyz")[0] == 200, "a is ready")
     a.query("drain")
     status, why = get(a, "/readyz")
-    assert (503, "it is draining") == (status, why.splitlines()[0])
+    assert (503, "draining: 0 unfinished") == (status, why.splitlines()[0])

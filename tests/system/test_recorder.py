@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mesh import MeshError, Unroutable, connect
+from mesh import Expired, Indeterminate, MeshError, Unroutable, connect
 from mesh.agent.poison import BREAKS_MAX
 from mesh.core.records import Reply
 from tests.system.agents import ROOT, Agent, Fleet, until
@@ -87,6 +88,113 @@ def test_why_tells_from_two_recordings_what_became_of_a_call_whose_server_was_ki
         assert bool(told[1]["handed_to"]) is (id == after.id)
     _, (told, _) = why(str(raised.value.message_id), *paths)
     assert told["ended"].startswith("UNROUTABLE: nobody serves 'nothing'")
+
+
+SLOW = """
+import sys, time, mesh
+app = mesh.connect(app="shop", socket=sys.argv[1])
+def work(message):
+    with open(sys.argv[2], "a") as ran:
+        ran.write(f"{message.id}\\n")
+    time.sleep(float(message.body))
+app.serve("work", work, workers=4)
+print("ready", flush=True)
+time.sleep(600)
+"""
+"""An app that writes down the id of each call before it works for so many seconds."""
+
+
+def test_why_tells_of_calls_under_load_whose_agent_or_app_was_killed_while_they_ran(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """Which agent held it, what each decided, whether it ran: as the app's own book has it."""
+    book = tmp_path / "ran"
+    a, b, c = (fleet.start(node) for node in "abc")
+    command = [sys.executable, "-c", SLOW, str(b.socket_path), str(book)]
+    with (
+        ExitStack() as loads,
+        subprocess.Popen(command, stdout=subprocess.PIPE) as shop,
+        connect("web", socket=a.socket_path) as client,
+    ):
+        loads.callback(shop.kill)
+        assert shop.stdout is not None
+        assert b"ready\n" == shop.stdout.readline()
+        loads.enter_context(c.echo())
+        traffic = [loads.enter_context(agent.traffic()) for agent in (a, c)]
+
+        def begun() -> int:
+            return len(book.read_text().splitlines()) if book.exists() else 0
+
+        before = client.call("work", b"0", wait=True)
+        runs, repeats = (client.call_async("work", b"1", timeout_s=20, idempotent=again) for again in (False, True))
+        until(lambda: begun() == 3, "both calls run")
+        b.kill_reactor()
+        b.expect("reactor_ready")
+        agent_died, repeated = runs.result(20), repeats.result(20)
+        dies = client.call_async("work", b"60", timeout_s=20)
+        until(lambda: begun() == 4, "the last call runs")
+        shop.kill()
+        with pytest.raises(Indeterminate) as lost:
+            dies.result(20)
+        never = client.call_async("work", b"0", timeout_s=0.5)
+        with pytest.raises(Expired) as expired:
+            never.result(20)
+        for load in traffic:
+            load.flows()
+        paths = [str(dump(agent)) for agent in (a, b, c)]
+
+    def told(id: object, node: str) -> Any:
+        status, stories = why(str(id), *paths)
+        assert (0, ["a", "b", "c"], [True] * 3) == (
+            status,
+            [one["node"] for one in stories],
+            [one["whole"] for one in stories],
+        )
+        assert ([], False) == (stories[2]["passages"], stories[2]["ran"]), "the third agent had no part in it"
+        return stories["abc".index(node)]
+
+    def words(story: Any) -> list[str]:
+        return [passage["what"] for passage in story["passages"]]
+
+    ran = book.read_text().splitlines()
+    assert [str(one.id) for one in (before, agent_died, repeated)] + [str(lost.value.message_id)] == ran
+
+    story = told(before.id, "a")
+    assert ("its reply", ["app web", "link b", "link b", "app web"]) == (
+        story["ended"],
+        [passage["whom"].partition(" #")[0] for passage in story["passages"]],
+    )
+    assert [] == told(before.id, "b")["passages"], "the reactor that had it is gone, and so is what it recorded"
+    assert told(before.id, "b")["from_start"]
+
+    story = told(agent_died.id, "a")
+    assert "its reply" == story["ended"]
+    asked = words(story).index("what became of it?")
+    assert "lost" in [passage["way"] for passage in story["passages"][:asked]]
+    assert "RUNNING is the answer" in words(story)[asked:]
+    assert 1 == sum(what.startswith("call to") and "link" in whom for whom, what in sent(story))
+    there = told(agent_died.id, "b")
+    assert (True, "") == (there["ran"], there["handed_to"]), "it ended there, and was not handed out a second time"
+
+    story = told(repeated.id, "a")
+    assert "its reply" == story["ended"]
+    assert 2 <= sum(what.startswith("call to") and "link" in whom for whom, what in sent(story))
+    assert told(repeated.id, "b")["ran"]
+
+    there = told(lost.value.message_id, "b")
+    assert (False, "its process is gone") == (there["ran"], words(there)[3])
+    assert "nothing came back: it may have run" in there["verdict"]
+    assert told(lost.value.message_id, "a")["ended"].startswith("INDETERMINATE: ")
+
+    assert told(expired.value.message_id, "a")["ended"].startswith("EXPIRED: ")
+    there = told(expired.value.message_id, "b")
+    assert ("", False) == (there["handed_to"], there["ran"]), "it may have come there, and was given back"
+    assert str(expired.value.message_id) not in ran
+
+
+def sent(story: Any) -> list[tuple[str, str]]:
+    """Return to whom it went, and as what."""
+    return [(passage["whom"], passage["what"]) for passage in story["passages"] if passage["way"] == "to"]
 
 
 def why(*arguments: str) -> tuple[int, Any]:
