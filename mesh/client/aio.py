@@ -83,13 +83,14 @@ class Client:
         engine.line.open()
         try:
             await engine.wait_until(
-                lambda: engine.session.connection.is_up or engine.told.is_refused,
+                lambda: engine.session.connection.is_up or engine.told.refused_for_good is not None,
                 engine.now() + timeout_s,
             )
             if engine.session.connection.is_up:
                 return
-            if engine.told.is_refused and engine.told.refused is not None:
-                raise refusal_of(engine.told.refused.reason, engine.told.refused.text)
+            refused = engine.told.refused_for_good
+            if refused is not None:
+                raise refusal_of(refused.reason, refused.text)
             raise no_welcome(engine.session.away(), engine.told.refused, timeout_s)
         except BaseException:
             engine.stop()

@@ -140,7 +140,8 @@ class Calling(Struct):
                 continue
             request = pending.request
             request.floor = self.floor
-            request.timeout_ms = max(1, round((pending.deadline - now) * 1000))
+            left_ms = round((pending.deadline - now) * 1000)
+            request.timeout_ms = left_ms if left_ms > 0 else 1
             if request.trace is not None:
                 request.trace = depart(request.trace, 0, now)
             if not pending.first_on:

@@ -113,13 +113,14 @@ class Client:
         desk = self._desk
         try:
             desk.engine.wait_until(
-                lambda: desk.session.connection.is_up or desk.told.is_refused,
+                lambda: desk.session.connection.is_up or desk.told.refused_for_good is not None,
                 desk.engine.now() + timeout_s,
             )
             if desk.session.connection.is_up:
                 return
-            if desk.told.is_refused and desk.told.refused is not None:
-                raise refusal_of(desk.told.refused.reason, desk.told.refused.text)
+            refused = desk.told.refused_for_good
+            if refused is not None:
+                raise refusal_of(refused.reason, refused.text)
             raise no_welcome(desk.session.away(), desk.told.refused, timeout_s)
         except BaseException:
             desk.stop()

@@ -20,9 +20,9 @@ class Told:
         self.parted = False
 
     @property
-    def is_refused(self) -> bool:
-        """Whether the agent has refused this app for good."""
-        return self.refused is not None and self.refused.final
+    def refused_for_good(self) -> Refused | None:
+        """The refusal after which the agent need not be asked again, or None."""
+        return self.refused if self.refused is not None and self.refused.final else None
 
     def take(self, event: Event) -> None:
         """Remember an event; what is none of these is passed."""

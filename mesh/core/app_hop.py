@@ -349,7 +349,9 @@ class AppHop:
         if request.flags & DURABLE:
             self.spooling.keep(app, request, now)
         else:
-            self.act(self.calling.request(app, request, now), now)
+            actions = self.calling.request(app, request, now)
+            if actions:
+                self.act(actions, now)
 
     def _reply(self, app: App, reply: Reply, now: float) -> None:
         if not reply.size:

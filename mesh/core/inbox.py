@@ -18,13 +18,29 @@ from mesh.core.records import Failure, Receipt, Reply, Request
 from mesh.core.vocabulary import CALL, CAST, IDEMPOTENT, ONCE
 from mesh.core.wheel import Wheel
 
-__all__ = ["ENDED", "HANDED", "QUEUED", "Caller", "Fifo", "Handed", "Id", "Inbox", "InboxOptions", "Service", "Stage"]
+__all__ = [
+    "ENDED",
+    "HANDED",
+    "QUEUED",
+    "SMALL_BYTES",
+    "Caller",
+    "Fifo",
+    "Handed",
+    "Id",
+    "Inbox",
+    "InboxOptions",
+    "Service",
+    "Stage",
+]
 
 Id = tuple[str, int, int]
 """``(node, session, seq)``: the identity of a request, from end to end."""
 
 EXPIRY_MARGIN_S = 1.0
 """How much longer than its deadline an id is remembered, for clocks that run at different rates."""
+
+SMALL_BYTES = 128
+"""Bytes of a body that may be remembered with its id: less than the id itself takes."""
 
 
 class InboxOptions(Struct, frozen=True):
@@ -267,9 +283,10 @@ class Inbox(Struct):
             self._drop(caller, handed)
 
     def end(self, handed: Handed, answer: Reply | Failure | Receipt | None, options: InboxOptions) -> None:
-        """The request has ended here; its answer is kept for copies, within the limit, and its body is not."""
+        """The request has ended here; its answer is kept for copies, within the limit, and its body is not, unless
+        it is small: to copy the rest takes longer than it saves."""
         handed.stage = ENDED
-        if handed.request.body or handed.request.headers:
+        if handed.request.headers or len(handed.request.body) > SMALL_BYTES:
             handed.request = structs.replace(handed.request, body=b"", headers=None)
         if isinstance(answer, Reply):
             if self.answers_bytes + len(answer.body) > options.answers_bytes:

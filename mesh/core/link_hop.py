@@ -127,19 +127,22 @@ class LinkHop:
             link.records_in += len(batch.records)
             if link.phase in _ESTABLISHED:
                 self.state.peers.heard(link, now)
+            verbs = self.verbs
             for record in batch.records:
-                self._record(link, record, now)
+                verb = verbs.get(type(record)) if link.phase in _ESTABLISHED else None
+                if verb is not None:
+                    verb(link, record, now)
+                else:
+                    self._greeting(link, record, now)
         except (ProtocolError, ValueError) as error:
             self.context.note(notes.LINK_MALFORMED, Level.WARNING, peer=link.peer, conn=conn, why=str(error)[:500])
             self.change(self.state.peers.lost(conn, f"broke the protocol: {error}"[:500], now), now)
 
-    def _record(self, link: Link, record: Record, now: float) -> None:
+    def _greeting(self, link: Link, record: Record, now: float) -> None:
+        """Take what comes before a link is open, or should not come."""
         if link.phase in _ESTABLISHED:
-            verb = self.verbs.get(type(record))
-            if verb is None:
-                raise ProtocolError(f"a peer may not send {type(record).__name__} on an open link")
-            verb(link, record, now)
-        elif link.phase is Phase.UNPROVEN and isinstance(record, Hello):
+            raise ProtocolError(f"a peer may not send {type(record).__name__} on an open link")
+        if link.phase is Phase.UNPROVEN and isinstance(record, Hello):
             problem = node_id_problem(record.node)
             if problem is not None:
                 raise ProtocolError(problem)

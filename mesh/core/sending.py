@@ -49,9 +49,9 @@ class Sending:
         """Reserve these targets for an app; False: they are more than it may have, even when those are let go that hold
         nothing of it."""
         app = self.state.apps.get(session)
-        if app is None or all(map(app.reached.__contains__, targets)):
+        missing = [target for target in targets if target not in app.reached] if app is not None else []
+        if app is None or not missing:
             return True
-        missing = [target for target in targets if target not in app.reached]
         room = self.options.outbox.reach_max - len(missing)
         if len(app.reached) > room:
             in_use = dict.fromkeys([*self.state.outbox.by_target, *targets])
@@ -76,11 +76,11 @@ class Sending:
             self.send_here(entry, now)
             return []
         state.pool.lease(node, now, entry.topic)
-        self.note_endpoint(instance)
         link = state.peers.open_link(node)
         if link is not None and link.has_credit and node not in state.outbox.queues:
             self._send(link, entry, now)
             return []
+        self.note_endpoint(instance)
         entry.place = QUEUED
         state.outbox.queue(node, entry.key)
         return state.pool.want(node, self.options.pool, now) if link is None else []
@@ -95,7 +95,8 @@ class Sending:
         """The entry leaves for its target in this turn."""
         request = entry.request
         request.dispatch += 1
-        request.timeout_ms = max(1, round((entry.deadline - now) * 1000))
+        left_ms = round((entry.deadline - now) * 1000)
+        request.timeout_ms = left_ms if left_ms > 0 else 1
         if request.trace is not None:
             request.trace = depart(request.trace, 1, now)
         entry.place = PLACED

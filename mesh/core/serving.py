@@ -229,7 +229,8 @@ class Serving:
 
     def _hand(self, app: App, handed: Handed, now: float) -> None:
         request = handed.request
-        request.timeout_ms = max(1, round((handed.expires - EXPIRY_MARGIN_S - now) * 1000))
+        left_ms = round((handed.expires - EXPIRY_MARGIN_S - now) * 1000)
+        request.timeout_ms = left_ms if left_ms > 0 else 1
         if request.trace is not None:
             request.trace = depart(request.trace, 2, now)
         self.context.tell(app, request)

@@ -19,11 +19,12 @@ def test_what_is_waited_for_is_kept() -> None:
 
 def test_only_some_refusals_are_for_good() -> None:
     told = Told()
-    assert not told.is_refused
+    final = Refused(2, "of another fleet", True)
+    assert told.refused_for_good is None
     told.take(Refused(7, "draining", False))
-    assert not told.is_refused
-    told.take(Refused(2, "of another fleet", True))
-    assert told.is_refused
+    assert told.refused_for_good is None
+    told.take(final)
+    assert final == told.refused_for_good
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mesh.core.inbox import Caller, Fifo, Handed, Id, Inbox, InboxOptions, Service, Stage
+from mesh.core.inbox import SMALL_BYTES, Caller, Fifo, Handed, Id, Inbox, InboxOptions, Service, Stage
 from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Status
 from tests.core.builders import copied, reply, request
 
@@ -206,17 +206,25 @@ def test_what_has_ended_is_kept_with_its_answer_for_a_copy_that_comes() -> None:
     assert (Stage.ENDED, reply(1, b"yes"), 3) == (one.stage, one.answer, inbox.answers_bytes)
 
 
-def test_the_body_of_what_has_ended_is_not_kept() -> None:
+@pytest.mark.parametrize(("body", "headers"), [(b"x" * (SMALL_BYTES + 1), None), (b"x", {"a": "b"})])
+def test_the_body_of_what_has_ended_is_not_kept(body: bytes, headers: dict[str, str] | None) -> None:
     inbox = Inbox()
-    _, [one] = keep(inbox, 1)
-    original = one.request
+    original = request(1, body=body)
+    original.headers = headers
+    one = Handed(original, 100.0, 1000)
+    inbox.keep(inbox.caller("a", 7, 0.0), one)
     inbox.end(one, None, OPTIONS)
-    assert b"" == one.request.body
+    assert (b"", None) == (one.request.body, one.request.headers)
     assert ("a", 7, 1) == one.id
-    assert b"body" == original.body, "an app's way out may hold it still"
-    bare = Handed(request(2), 100.0, 128)
-    inbox.end(bare, None, OPTIONS)
-    assert request(2) == bare.request
+    assert (body, headers) == (original.body, original.headers), "an app's way out may hold it still"
+
+
+def test_a_small_body_of_what_has_ended_stays_for_it_costs_more_to_be_rid_of_it() -> None:
+    inbox = Inbox()
+    one = Handed(request(1, body=b"x" * SMALL_BYTES), 100.0, 1000)
+    inbox.keep(inbox.caller("a", 7, 0.0), one)
+    inbox.end(one, None, OPTIONS)
+    assert request(1, body=b"x" * SMALL_BYTES) == one.request
 
 
 def test_a_reply_for_which_there_is_no_room_is_dropped_and_its_id_is_kept() -> None:
