@@ -96,7 +96,7 @@ class Guard:
         if time.time() >= self.warn_at:
             self.warn_at = time.time() + DAY_S
             until = moment(certificate.valid_until)
-            self.note(CERTIFICATE_EXPIRES, Level.WARNING, until=until, todo="mesh keys rotate, sign, mesh reload")
+            self.note(CERTIFICATE_EXPIRES, Level.WARNING, until=until)
         return {
             "curve": True,
             "key": fingerprint(certificate.public_key),

@@ -446,8 +446,9 @@ class Reactor:
     def _note(self, effect: Note) -> None:
         facts = effect.facts
         if effect.name in (notes.LINK_REFUSED, notes.DIAL_FAILED):
-            address = facts.get("address") or self.links.address_of(int(facts["conn"]))
-            self._remember_refusal(facts["peer"], str(address), facts["why"])
+            address = str(facts.get("address") or self.links.address_of(int(facts["conn"])))
+            self._remember_refusal(facts["peer"], address, facts["why"])
+            facts = {**facts, "address": address}
         self.note(effect.name, effect.level, **facts)
 
     def _trust(self, keys: NodeKeys) -> None:
