@@ -27,6 +27,7 @@ PURE_IMPORTS = (
 )
 CLIENT_SESSION_ONLY = (
     *("mesh.core.chunks", "mesh.core.codec", "mesh.core.ranges", "mesh.core.records", "mesh.core.stamps"),
+    "mesh.core.vocabulary",
     *("mesh.errors", "mesh.types"),
     *("mesh.client.calling", "mesh.client.connection", "mesh.client.events", "mesh.client.serving"),
 )

@@ -1,5 +1,5 @@
-# What every agent of the fleet "default" needs; for another, change the key. With topology_on = false the last two
-# rules can go.
+# What every agent of the fleet "default" needs; for another, change the keys. With topology_on = false the rules
+# for sessions and edges can go.
 service_prefix "heartmesh-" {
   policy = "write"
 }
@@ -16,4 +16,9 @@ session_prefix "" {
 
 key_prefix "heartmesh/default/edges/" {
   policy = "write"
+}
+
+# Which keys were revoked. Not needed with curve = false.
+key "heartmesh/default/revoked" {
+  policy = "read"
 }

@@ -64,3 +64,13 @@ def test_a_handler_may_take_the_fleets_time() -> None:
     said, fleet = asked(slowly)
     assert "6 words" == said
     assert 4.0 < fleet.now < 5.0
+
+
+def test_words_are_counted_in_a_fleet_of_the_fixture(fleet: Fleet) -> None:
+    async def scenario() -> None:
+        await (await fleet.connect_aio("counter")).serve("words", count_aio)
+        client = await fleet.connect_aio("web")
+        assert "6 words" == await ask_aio(client, TEXT)
+
+    asyncio.run(scenario())
+    assert [1] == [sent.runs for sent in fleet.sent]

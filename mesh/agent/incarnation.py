@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["INCARNATION_CORRUPT", "INCARNATION_MAX", "draw_incarnation", "raise_incarnation"]
+__all__ = ["INCARNATION_CORRUPT", "INCARNATION_MAX", "draw_incarnation", "has_run", "raise_incarnation"]
 
 INCARNATION_CORRUPT = "incarnation_corrupt"
 
@@ -22,6 +22,11 @@ def draw_incarnation(data_dir: Path, unix_ms: int, note: Callable[..., None]) ->
     value = max(_stored(data_dir, note) + 1, unix_ms)
     _store(data_dir, value)
     return value
+
+
+def has_run(data_dir: Path) -> bool:
+    """Return whether an agent has run with this data directory before."""
+    return (data_dir / "incarnation").exists()
 
 
 def raise_incarnation(data_dir: Path, greater: int, note: Callable[..., None]) -> None:

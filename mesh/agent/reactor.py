@@ -178,12 +178,15 @@ class Reactor:
     def _identity(self, keys: NodeKeys | None) -> Identity:
         public_key, certificate = (keys.secret.public_key, keys.shown) if keys is not None else ("", b"")
         endpoint = self.config.endpoint(self.inherited.link_listeners, public_key)
-        return Identity(self.config.node_id, self.config.fleet, self.inherited.incarnation, endpoint, certificate)
+        me, born = self.config, self.inherited
+        return Identity(me.node_id, me.fleet, born.incarnation, endpoint, certificate, born.successor)
 
     def _make_guard(self, keys: NodeKeys | None) -> Guard | None:
         if keys is None:
             return None
-        return Guard(self.config, keys, self.clock, self.note, self._link_proven, self._trust, self._restart)
+        place, data_dir = self.config.make_revocations(), self.inherited.data_dir
+        tellers = self._link_proven, self._trust, self._restart
+        return Guard(self.config, keys, place, data_dir, self.clock, self.note, *tellers)
 
     def _make_links(self, keys: NodeKeys | None) -> Links:
         data = self._link_data if self.guard is None else self._guarded_data
@@ -215,12 +218,11 @@ class Reactor:
     def run(self, http_token: str) -> int:
         """Serve until the node stops; return the exit status. ``http_token``: empty, none."""
         get_hub().handle_error = self._failed
-        drain = self.loop.signal(signal.SIGTERM)
+        drain, reload = self.loop.signal(signal.SIGTERM), self.loop.signal(signal.SIGHUP)
         drain.start(self._drain)
-        reload = self.loop.signal(signal.SIGHUP)
         reload.start(lambda: gevent.spawn(self.reloading.reload))
         if self.guard is not None:
-            self._trust(self.guard.keys)
+            self.guard.start()
         self.node.obey(self.rules.policy, self.clock())
         for session in self._poison().shut_out():
             self.node.shut_out(session, self.clock())
@@ -241,6 +243,8 @@ class Reactor:
         self._flush()
         if self.http is not None:
             self.http.stop()
+        if self.guard is not None:
+            self.guard.stop()
         self.watcher.stop(withdraw=self.status == Exit.OK)
         if self.spooler is not None:
             self.spooler.stop()
@@ -446,9 +450,8 @@ class Reactor:
     def _note(self, effect: Note) -> None:
         facts = effect.facts
         if effect.name in (notes.LINK_REFUSED, notes.DIAL_FAILED):
-            address = str(facts.get("address") or self.links.address_of(int(facts["conn"])))
-            self._remember_refusal(facts["peer"], address, facts["why"])
-            facts = {**facts, "address": address}
+            facts = facts | {"address": str(facts.get("address") or self.links.address_of(int(facts["conn"])))}
+            self._remember_refusal(facts["peer"], str(facts["address"]), facts["why"])
         self.note(effect.name, effect.level, **facts)
 
     def _trust(self, keys: NodeKeys) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from mesh.agent.exits import Exit, Refused
-from mesh.agent.incarnation import draw_incarnation
+from mesh.agent.incarnation import draw_incarnation, has_run
 from mesh.agent.listeners import AppListener, check_path, listen_http, listen_links
 from mesh.agent.locks import hold, make_directory
 from mesh.agent.pacing import Restarts, Silence
@@ -130,7 +130,8 @@ class Inherited(Struct, frozen=True):
     """What a reactor gets from its supervisor.
 
     All listeners are listening, non-blocking and unpatched: wait for them with an io watcher. ``incarnation``
-    is greater than any before it in this data directory; ``pulse_fd`` goes to `process.pulse`.
+    is greater than any before it in this data directory, if there was one (``successor``); ``pulse_fd`` goes to
+    `process.pulse`.
     """
 
     app_listener: socket.socket
@@ -139,6 +140,7 @@ class Inherited(Struct, frozen=True):
     incarnation: int
     data_dir: Path
     http_listener: socket.socket | None = None
+    successor: bool = False
 
 
 def supervise(
@@ -290,8 +292,11 @@ class _Supervisor:
     def _start(self, now: float) -> None:
         """Draw an incarnation and fork; what fails for want of disk or memory is tried again."""
         try:
+            successor = has_run(self._options.data_dir)
             incarnation = draw_incarnation(self._options.data_dir, self._unix_ms(), self._note)
-            pid, pulse_fd = fork_reactor(lambda fd: self._be_reactor(fd, incarnation), self._held.private_fds)
+            pid, pulse_fd = fork_reactor(
+                lambda fd: self._be_reactor(fd, incarnation, successor), self._held.private_fds
+            )
         except OSError as error:
             delay_s = self._restarts.delay_s(0.0)
             self._start_at = now + max(delay_s, self._options.backoff_first_s)
@@ -303,7 +308,7 @@ class _Supervisor:
         waited_ms = round((started_at - self._ended_at) * 1000, 1)
         self._note(REACTOR_STARTED, pid=pid, incarnation=incarnation, after_ms=waited_ms)
 
-    def _be_reactor(self, pulse_fd: int, incarnation: int) -> int:
+    def _be_reactor(self, pulse_fd: int, incarnation: int, successor: bool) -> int:
         """The child's whole life: first the lock, so that two reactors never act at once."""
         data_dir = self._options.data_dir
         try:
@@ -317,7 +322,7 @@ class _Supervisor:
             self._note(SUPERVISOR_REFUSED, logging.ERROR, why=str(refused), status=int(refused.status))
             return refused.status
         held = self._held
-        inherited = Inherited(held.app.socket, held.links, pulse_fd, incarnation, data_dir, held.http)
+        inherited = Inherited(held.app.socket, held.links, pulse_fd, incarnation, data_dir, held.http, successor)
         return self._run_reactor(inherited)
 
     def _hear_signals(self) -> None:

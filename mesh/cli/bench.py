@@ -19,7 +19,7 @@ import click
 
 from mesh.cli.options import json_option
 
-__all__ = ["METHOD", "Rounds", "bench", "report_of"]
+__all__ = ["CURVE_METHOD", "METHOD", "Rounds", "bench", "report_of"]
 
 METHOD = (
     "two agents and two apps, a process each, on this machine; 64-byte bodies; the sync client",
@@ -29,14 +29,18 @@ METHOD = (
     "{rounds} rounds, the measures in turns; each figure and each ratio is the median over the rounds",
 )
 
+CURVE_METHOD = "the link is secured; beside it, in the same turns, one between two more agents that is not"
+
 RELAY_RATIO_MAX = 4.0
 CALLS_TIMES_RELAY_MIN = 1.0
 """What a sound shape keeps: p50 at most so many times the bare relay's, calls/s × the relay's p50 at least so much."""
 
 Rounds = Sequence[Mapping[str, Mapping[str, float]]]
-"""For each round the answers of ``floor``, ``relay``, ``latency``, ``calls`` and ``casts``."""
+"""For each round the answers of ``floor``, ``relay``, ``latency``, ``calls`` and ``casts``; with CURVE those of ``plain
+latency`` and ``plain calls`` too."""
 
 _MEASURES = ("floor", "relay", "latency", "calls", "casts")
+_CURVE_MEASURES = ("floor", "relay", "latency", "plain latency", "calls", "plain calls", "casts")
 
 
 @click.command(short_help="Measure calls and casts beside plain ZeroMQ.")
@@ -44,7 +48,9 @@ _MEASURES = ("floor", "relay", "latency", "calls", "casts")
     "--seconds", type=click.FloatRange(2, 600), default=20.0, show_default=True, help="How long to measure, in all."
 )
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="How often each is measured.")
-@click.option("--curve", is_flag=True, help="Secure the link between the two agents, with keys made for it.")
+@click.option(
+    "--curve", is_flag=True, help="Secure the link, with keys made for it, and measure one without beside it."
+)
 @json_option
 def bench(seconds: float, rounds: int, curve: bool, as_json: bool) -> None:
     """Measure calls and casts between two private agents, beside plain ZeroMQ over as many hops.
@@ -65,13 +71,14 @@ def _measure(seconds: float, rounds: int, *, curve: bool) -> Rounds:
 
     from mesh.cli.private import private_directory, unwinding
 
-    each_s = seconds / (rounds * len(_MEASURES))
+    measures = _CURVE_MEASURES if curve else _MEASURES
+    each_s = seconds / (rounds * len(measures))
     results: list[dict[str, dict[str, float]]] = [{} for _ in range(rounds)]
     with unwinding(), private_directory() as directory, ExitStack() as stack:
         ask = _start(directory, stack, curve=curve)
-        for what in _MEASURES:
+        for what in measures:
             ask(what, each_s / 2)
-        order = [(result, what) for result in results for what in _MEASURES]
+        order = [(result, what) for result in results for what in measures]
         for result, what in track(order, "measuring", console=Console(stderr=True), transient=True):
             result[what] = ask(what, each_s)
     return results
@@ -82,30 +89,37 @@ def _start(directory: Path, stack: ExitStack, *, curve: bool) -> Callable[[str, 
     from mesh.cli.private import PrivateAgent, free_port
     from mesh.cli.programs import Program
 
-    settings = {node: _secured(directory, node) if curve else {} for node in ("near", "far")}
-    agents = [stack.enter_context(PrivateAgent(directory, node, settings[node])) for node in settings]
-    for agent in agents:
-        agent.wait_ready()
-
     def start(role: str, *addresses: str) -> Program:
         program = stack.enter_context(Program("mesh.cli.bench_programs", role, *addresses))
         program.read()
         return program
 
+    def start_mesh(place: Path, *, secured: bool) -> Program:
+        """Start two agents and what serves at one of them; return what calls at the other."""
+        place.mkdir(exist_ok=True)
+        settings = {node: _secured(place, node) if secured else {} for node in ("near", "far")}
+        agents = [stack.enter_context(PrivateAgent(place, node, settings[node])) for node in settings]
+        for agent in agents:
+            agent.wait_ready()
+        start("server", str(agents[1].socket))
+        return start("caller", str(agents[0].socket))
+
     front, middle, back = f"ipc://{directory}/front", f"tcp://127.0.0.1:{free_port()}", f"ipc://{directory}/back"
     start("rep", back)
     start("proxy", middle, back)
     start("proxy", front, middle)
-    start("server", str(agents[1].socket))
     near, far, between = f"{directory}/near.relay", f"{directory}/far.relay", f"tcp://127.0.0.1:{free_port()}"
     start("relay", far, between, "far")
     start("relay", near, between, "near")
     start("echo", far)
     others = {"floor": start("req", front), "relay": start("ping", near)}
-    caller = start("caller", str(agents[0].socket))
+    caller = start_mesh(directory, secured=curve)
+    plain = start_mesh(directory / "plain", secured=False) if curve else caller
 
     def ask(what: str, seconds: float) -> dict[str, float]:
         program, question = (others[what], "latency") if what in others else (caller, what)
+        if what.startswith("plain "):
+            program, question = plain, what.removeprefix("plain ")
         answer: dict[str, float] = json.loads(program.ask(json.dumps({"what": question, "seconds": seconds})))
         return answer
 
@@ -134,6 +148,13 @@ def report_of(rounds: Rounds, machine: Mapping[str, str]) -> dict[str, Any]:
 
     from mesh.cli.bench_programs import IN_FLIGHT
 
+    secured = "plain calls" in rounds[0]
+    beside = {
+        "plain_call_p50_us": lambda each: each["plain latency"]["p50_us"],
+        "plain_calls_per_s": lambda each: each["plain calls"]["per_s"],
+        "curve_p50_over_plain": lambda each: each["latency"]["p50_us"] / each["plain latency"]["p50_us"],
+        "curve_calls_over_plain": lambda each: each["calls"]["per_s"] / each["plain calls"]["per_s"],
+    }
     return {
         "floor_p50_us": median(lambda each: each["floor"]["p50_us"]),
         "floor_p99_us": median(lambda each: each["floor"]["p99_us"]),
@@ -146,7 +167,11 @@ def report_of(rounds: Rounds, machine: Mapping[str, str]) -> dict[str, Any]:
         "p50_over_floor": median(lambda each: each["latency"]["p50_us"] / each["floor"]["p50_us"]),
         "p50_over_relay": median(lambda each: each["latency"]["p50_us"] / each["relay"]["p50_us"]),
         "calls_times_relay": median(lambda each: each["calls"]["per_s"] * each["relay"]["p50_us"] / 1e6),
-        "method": [line.format(in_flight=IN_FLIGHT, rounds=len(rounds)) for line in METHOD],
+        **({name: median(of) for name, of in beside.items()} if secured else {}),
+        "method": [
+            line.format(in_flight=IN_FLIGHT, rounds=len(rounds))
+            for line in (*METHOD, *([CURVE_METHOD] if secured else []))
+        ],
         "machine": dict(machine),
         "rounds": [dict(each) for each in rounds],
     }
@@ -167,6 +192,12 @@ def _print(report: Mapping[str, Any]) -> None:
         ("calls", "", "", f"{report['calls_per_s']:,.0f}/s"),
         ("casts", "", "", f"{report['casts_per_s']:,.0f}/s"),
     ]
+    secured = "plain_calls_per_s" in report
+    if secured:
+        rows += [
+            ("call without CURVE", f"{report['plain_call_p50_us']:.0f} µs", "", ""),
+            ("calls without CURVE", "", "", f"{report['plain_calls_per_s']:,.0f}/s"),
+        ]
     out.print(rows_table(("64 B", "P50", "P99", "RATE"), rows, ("P50", "P99", "RATE")))
     out.print()
     p50, calls = report["p50_over_relay"], report["calls_times_relay"]
@@ -174,6 +205,9 @@ def _print(report: Mapping[str, Any]) -> None:
     out.print(f"p50 / floor            {report['p50_over_floor']:5.2f}")
     out.print(f"p50 / relay            {shown[0]}   (aim: at most {RELAY_RATIO_MAX})")
     out.print(f"calls/s × relay's p50  {shown[1]}   (aim: at least {CALLS_TIMES_RELAY_MIN})")
+    if secured:
+        out.print(f"calls/s / without CURVE {report['curve_calls_over_plain']:4.2f}")
+        out.print(f"p50 / without CURVE     {report['curve_p50_over_plain']:4.2f}")
 
 
 def _judged(value: float, is_good: bool) -> str:

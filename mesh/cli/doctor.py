@@ -152,7 +152,8 @@ def check_agent(status: Status, elapsed_ms: float, config: "Config | None") -> F
     if config and (config.node_id, config.fleet) != (status["node"], status["fleet"]):
         text += ", and runs with another configuration than the one above (--config FILE looks at its own)"
     if status["draining"]:
-        return Finding("warn", "agent", f"{text}, and drains", "it ends soon; start it again if that was not meant")
+        advice = "`mesh drain --resume` has it take work again, unless it is about to end"
+        return Finding("warn", "agent", f"{text}, and drains", advice)
     health = status.get("health", {"status": "passing"})
     if health["status"] != "passing":
         level: Literal["warn", "fail"] = "fail" if health["status"] == "critical" else "warn"

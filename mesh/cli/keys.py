@@ -11,6 +11,7 @@ from mesh.cli.options import config_option, json_option
 
 if TYPE_CHECKING:
     from mesh.config import Config
+    from mesh.matchmaker.consul_revocations import ConsulRevocations
 
 __all__ = ["keys"]
 
@@ -106,21 +107,112 @@ def sign(
     click.echo(f"{out / store.CERTIFICATE}: node {told.node} of fleet {told.fleet}, valid until {until}")
 
 
+_consul_option = click.option(
+    "--consul", "address", metavar="ADDRESS", help="Consul's http:// or https:// address, in place of the file's."
+)
+_token_file_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The token that may write the key, in place of the agent's; see consul/acl/operator.hcl.",
+)
+
+
 @keys.command(short_help="Revoke the keys of a node, or one key.")
 @_fleet_argument
 @click.argument("whom", metavar="NODE|PUBLIC_KEY")
-def revoke(fleet_directory: Path, whom: str) -> None:
+@click.option("--publish", "is_published", is_flag=True, help="Then publish the list, as `mesh keys publish` does.")
+@config_option
+@_consul_option
+@_token_file_option
+def revoke(
+    fleet_directory: Path,
+    whom: str,
+    is_published: bool,
+    path: Path | None,
+    address: str | None,
+    token_file: Path | None,
+) -> None:
     """Revoke every key that was signed for NODE and has not expired, or the one PUBLIC_KEY.
 
-    Copy FLEET_DIRECTORY/revoked into each node's directory, and have each agent `mesh reload`: it ends the links of
-    revoked keys at once and lets them in no more.
+    With --publish every agent that finds the others by Consul ends the links of revoked keys within a second, and lets
+    them in no more. Without Consul copy FLEET_DIRECTORY/revoked into each node's directory, and have each agent `mesh
+    reload`. New nodes get the list from `mesh keys sign`.
     """
+    from mesh.matchmaker.base import MatchmakerError
     from mesh.security import store
 
+    place = _place_of(fleet_directory, path, address, token_file) if is_published else None
     revocations, new = store.revoke(fleet_directory, whom, time.time())
     for key in new:
         click.echo(f"revoked {key}")
-    click.echo(f"{fleet_directory / 'revoked'}: number {revocations.number}, {len(revocations.keys)} keys")
+    click.echo(f"{fleet_directory / store.REVOKED}: number {revocations.number}, {len(revocations.keys)} keys")
+    try:
+        if place is not None:
+            _post(fleet_directory, place)
+    except MatchmakerError as error:
+        raise MatchmakerError(f"{error}; the list is written, `mesh keys publish` publishes it") from error
+
+
+@keys.command(short_help="Have every agent hear of the revocations, by Consul.")
+@_fleet_argument
+@config_option
+@_consul_option
+@_token_file_option
+def publish(fleet_directory: Path, path: Path | None, address: str | None, token_file: Path | None) -> None:
+    """Put FLEET_DIRECTORY/revoked where every agent watches for it: into Consul, once for each datacenter.
+
+    Consul's address, certificates and token are those of the configuration's section [matchmaker.consul]. A list that
+    is older than the one that is there is not published.
+    """
+    _post(fleet_directory, _place_of(fleet_directory, path, address, token_file))
+
+
+def _place_of(
+    fleet_directory: Path, path: Path | None, address: str | None, token_file: Path | None
+) -> "ConsulRevocations":
+    """Return where a fleet's revocations are posted; raises ConfigError or MatchmakerError."""
+    from msgspec import structs
+
+    from mesh.matchmaker.consul_api import ConsulOptions
+    from mesh.matchmaker.consul_revocations import ConsulRevocations
+    from mesh.security import store
+
+    config = _config(path)
+    fleet = store.load_fleet(fleet_directory)[0].fleet
+    if config.path is not None and config.fleet != fleet:
+        raise click.UsageError(f"{fleet_directory} is of fleet {fleet!r}, {config.path} of {config.fleet!r}")
+    told = {"address": address, "token_file": str(token_file) if token_file else None}
+    options = structs.replace(
+        config.consul or ConsulOptions(), **{name: value for name, value in told.items() if value is not None}
+    )
+    return ConsulRevocations(fleet, options)
+
+
+def _post(fleet_directory: Path, place: "ConsulRevocations") -> None:
+    """Post a fleet's revocations, unless something later is there; raises ConfigError or MatchmakerError."""
+    from mesh.matchmaker.base import MatchmakerError
+    from mesh.security import store
+
+    secret, own, _ = store.load_fleet(fleet_directory)
+    there = place.read()
+    if there.text is not None:
+        try:
+            posted = store.read_revocations(there.text, secret.fleet, store.trusted(fleet_directory, secret.fleet))
+        except ValueError as error:
+            click.echo(f"{place}: what is there {error}; it is replaced", err=True)
+        else:
+            if (posted.number, set(own.keys)) == (own.number, set(posted.keys)):
+                click.echo(f"{place}: number {own.number}, {len(own.keys)} keys, was there already")
+                return
+            if posted.number >= own.number:
+                raise click.ClickException(
+                    f"{place}: a list with number {posted.number} and {len(posted.keys)} keys is there, which this "
+                    f"directory, at number {own.number}, does not know: publish from the directory that it came from"
+                )
+    if not place.post(store.revocations_text(fleet_directory), there.written):
+        raise MatchmakerError(f"{place}: somebody else published meanwhile; try `mesh keys publish` again")
+    click.echo(f"{place}: number {own.number}, {len(own.keys)} keys; agents take it within a second")
 
 
 @keys.command(short_help="What a directory or a file of keys holds.")

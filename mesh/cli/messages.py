@@ -83,6 +83,8 @@ def call(
     if not as_json:
         sys.stdout.buffer.write(reply.body)
         sys.stdout.buffer.flush()
+        if sys.stdout.isatty() and not reply.body.endswith(b"\n"):
+            click.echo()
         return
     report = {**_body_as_json(reply.body), "headers": dict(reply.headers)}
     click.echo(json.dumps({**report, "id": str(reply.id), "elapsed_ms": round(elapsed_ms, 3)}))

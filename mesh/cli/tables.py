@@ -200,7 +200,9 @@ def _security(facts: Report) -> str:
     if not facts["curve"]:
         return "[yellow]links are neither encrypted nor proven[/]: curve is off"
     revoked = f"{facts['revoked']} keys revoked by list {facts['revocations']}"
-    return f"CURVE, key {escape(facts['key'])}…, certificate until {facts['valid_until']}, {revoked}"
+    text = f"CURVE, key {escape(facts['key'])}…, certificate until {facts['valid_until']}, {revoked}"
+    problem = facts.get("problem")  # agents before it was told have none
+    return f"{text}; [red]what was published is not seen or refused[/]: {escape(problem)}" if problem else text
 
 
 def _policy(facts: Report) -> str:

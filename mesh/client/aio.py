@@ -22,6 +22,7 @@ from mesh.client.api import (
     WORKERS,
     Receipt,
     Reply,
+    check_handler,
     check_name,
     default_server,
     flags_of,
@@ -316,6 +317,7 @@ class Client:
         """
 
         def begin(function: Handler) -> asyncio.Task[None]:
+            check_handler(function, awaited=True)
             return self._engine.loop.create_task(
                 self._serve(
                     Pool(self._engine, topic, function, workers, expose_tracebacks), server, prefetch, timeout_s

@@ -6,6 +6,7 @@ refuse raises `Rejected` with what is wrong.
 
 import errno
 import functools
+import inspect
 import math
 import os
 import re
@@ -53,6 +54,7 @@ __all__ = [
     "Reply",
     "aimed_receipt",
     "answer_of",
+    "check_handler",
     "check_name",
     "default_server",
     "error_of",
@@ -138,6 +140,8 @@ class Receipt(Struct):
 
 @functools.lru_cache(maxsize=4096)
 def _parse_topic(text: str) -> Topic:
+    if not isinstance(text, str):
+        raise TypeError(f"a topic is str, not {type(text).__name__}")
     try:
         return Topic.parse(text)
     except ValueError as error:
@@ -194,6 +198,8 @@ def request_of(
     if not isinstance(body, bytes) or len(body) > limits.body_bytes_max:
         body = _check_body(body, limits)
     checked = _check_headers(headers) if headers else None
+    if not isinstance(timeout_s, int | float):
+        raise TypeError(f"a timeout is a number of seconds, not {type(timeout_s).__name__}")
     if not timeout_s > 0:
         raise Expired(f"no time: the timeout is {timeout_s} s")
     limit_ms = limits.call_timeout_ms_max if kind == Kind.CALL else records.TIMEOUT_MS_MAX
@@ -345,6 +351,15 @@ def until_of(deadline: float, timeout_s: float | None, now: float, *, confirm: b
 
 
 # What a handler gets, and gives
+
+
+def check_handler(handler: object, *, awaited: bool) -> None:
+    """Raise TypeError if this cannot handle messages; ``awaited``: it may be a coroutine function."""
+    if not callable(handler):
+        raise TypeError(f"a handler is a function that takes a message, not {type(handler).__name__}")
+    if not awaited and inspect.iscoroutinefunction(handler):
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise TypeError(f"{name} is a coroutine function, which a client for threads cannot run: serve with mesh.aio")
 
 
 def message_of(request: Request, deadline: float, clock: Callable[[], float]) -> Message:

@@ -21,8 +21,6 @@ from mesh.core.records import (
     AppWelcome,
     Cancel,
     Failure,
-    Flag,
-    Kind,
     Reach,
     Receipt,
     Record,
@@ -32,6 +30,7 @@ from mesh.core.records import (
     Targets,
 )
 from mesh.core.stamps import depart
+from mesh.core.vocabulary import CALL, CAST, DURABLE, RESUMED
 from mesh.errors import Overloaded, ProtocolError
 
 __all__ = ["GRACE_S", "Calling", "Pending", "Reached"]
@@ -90,7 +89,7 @@ class Calling(Struct):
     @property
     def hangs_on_us(self) -> bool:
         """Whether anything that has not ended would be given up with this app; a held durable cast would not."""
-        return any(not (p.held and p.request.flags & Flag.DURABLE) for p in self.pending.values())
+        return any(not (p.held and p.request.flags & DURABLE) for p in self.pending.values())
 
     # A request begins
 
@@ -147,10 +146,10 @@ class Calling(Struct):
             if not pending.first_on:
                 pending.first_on = connection
                 self.fresh.append(seq)
-                self.unheld += request.kind != Kind.CALL and not pending.held
+                self.unheld += request.kind != CALL and not pending.held
                 self.written = max(self.written, seq + 1)
             else:
-                request.flags |= Flag.RESUMED
+                request.flags |= RESUMED
             requests.append(request)
             size += len(request.body)
             if size >= TURN_BYTES or len(requests) >= TURN_RECORDS:
@@ -169,7 +168,7 @@ class Calling(Struct):
     def _unwrite(self, pending: Pending) -> None:
         """It is as though a request had never been written."""
         pending.first_on = 0
-        self.unheld -= pending.request.kind != Kind.CALL and not pending.held
+        self.unheld -= pending.request.kind != CALL and not pending.held
 
     def resume(self, new_agent: bool) -> list[Record]:
         """Queue everything anew for a connection just opened; return what is to be told first: who was reached,
@@ -216,7 +215,7 @@ class Calling(Struct):
             if pending is None or pending.held:
                 continue
             self._hold(pending)
-            if pending.request.kind == Kind.CAST:
+            if pending.request.kind == CAST:
                 seqs.append(seq)
             elif pending.targets is not None:
                 events.append(Aimed(seq, sum(pending.targets.values())))
@@ -226,7 +225,7 @@ class Calling(Struct):
 
     def _hold(self, pending: Pending) -> None:
         pending.held = True
-        self.unheld -= pending.first_on != 0 and pending.request.kind != Kind.CALL
+        self.unheld -= pending.first_on != 0 and pending.request.kind != CALL
 
     def given_back(self, seq: int) -> None:
         """The agent ends, and has never sent this request: it waits for the next one, as though just made."""
@@ -234,8 +233,8 @@ class Calling(Struct):
         if pending is not None and pending.first_on:
             self._unwrite(pending)
             pending.overdue = False
-            if pending.request.kind == Kind.CALL:
-                pending.request.flags &= ~Flag.RESUMED
+            if pending.request.kind == CALL:
+                pending.request.flags &= ~RESUMED
             self.queue.append(seq)
 
     def targeted(self, targets: Targets) -> list[Event]:
@@ -254,7 +253,7 @@ class Calling(Struct):
     def first_unheld(self) -> int:
         """Return the lowest seq of a cast or fan-out that the agent has not accepted, or else the next seq."""
         for seq, pending in self.pending.items():
-            if not pending.held and pending.request.kind != Kind.CALL:
+            if not pending.held and pending.request.kind != CALL:
                 return seq
         return self.next_seq
 
@@ -274,7 +273,7 @@ class Calling(Struct):
             return []
         self.bytes -= pending.charged
         if not pending.held:
-            self.unheld -= pending.first_on != 0 and pending.request.kind != Kind.CALL
+            self.unheld -= pending.first_on != 0 and pending.request.kind != CALL
         if seq == self.floor:
             floor = seq + 1
             while floor < self.next_seq and floor not in self.pending:
@@ -291,7 +290,7 @@ class Calling(Struct):
         for seq, pending in list(self.pending.items()):
             if not pending.first_on:
                 status = Status.AGENT_UNAVAILABLE
-            elif pending.request.kind == Kind.CALL:
+            elif pending.request.kind == CALL:
                 status = Status.INDETERMINATE
             else:
                 continue
@@ -315,7 +314,8 @@ class Calling(Struct):
     def expire(self, away: str, limits: AppWelcome, session: int, now: float) -> tuple[list[Event], list[Record]]:
         """End what is past its time; ``away`` says why there is no agent, or is empty. Returns what to tell, too.
 
-        What was written gets `GRACE_S` more, for the agent knows better how it ended.
+        What was written gets `GRACE_S` more, for the agent knows better how it ended. A durable cast is the agent's to
+        end, even when it is late: cancelled, it would be no dead letter.
         """
         events: list[Event] = []
         records: list[Record] = []
@@ -329,7 +329,7 @@ class Calling(Struct):
                 heapq.heappush(self.timers, (pending.deadline + GRACE_S, seq))
                 continue
             status, text = _verdict(pending, away)
-            if pending.first_on:
+            if pending.first_on and not pending.request.flags & DURABLE:
                 records.append(Cancel(limits.node, session, seq))
             events += self.end(seq, Failure(limits.node, session, seq, int(status), text))
         return events, records

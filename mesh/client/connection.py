@@ -17,7 +17,20 @@ from msgspec import Struct, field
 from mesh.core.chunks import Chunker
 from mesh.core.records import AppWelcome, Ping
 
-__all__ = ["BACKOFF_MAX_S", "BACKOFF_MIN_S", "HELLO_TIMEOUT_S", "SILENT_BEATS", "TRANSITIONS", "Connection", "Phase"]
+__all__ = [
+    "AWAY",
+    "BACKOFF_MAX_S",
+    "BACKOFF_MIN_S",
+    "CLOSED",
+    "DRAINING",
+    "GREETING",
+    "HELLO_TIMEOUT_S",
+    "OPEN",
+    "SILENT_BEATS",
+    "TRANSITIONS",
+    "Connection",
+    "Phase",
+]
 
 HELLO_TIMEOUT_S = 5.0
 """How long an agent that accepted a connection may take to answer the hello: one that is replaced takes a while."""
@@ -47,6 +60,9 @@ class Phase(enum.IntEnum):
     DRAINING = 3
     CLOSED = 4
 
+
+AWAY, GREETING, OPEN, DRAINING, CLOSED = Phase
+"""By names of their own, as in `mesh.core.vocabulary`, for they are asked for with every message."""
 
 TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
     Phase.AWAY: (Phase.GREETING, Phase.CLOSED),
@@ -85,7 +101,7 @@ class Connection(Struct):
     @property
     def is_up(self) -> bool:
         """Whether there is an agent that hears us."""
-        return self.phase is Phase.OPEN or self.phase is Phase.DRAINING
+        return self.phase is OPEN or self.phase is DRAINING
 
     def connected(self, now: float) -> None:
         """A socket was opened."""

@@ -1,13 +1,13 @@
 """The token by which an agent knows an app that the kernel cannot name: a file, read at each dial."""
 
+import errno
 import os
 from collections.abc import Mapping
 
+from mesh.core.records import TOKEN_BYTES_MAX
 from mesh.errors import ConfigError
 
-__all__ = ["TOKEN_BYTES_MAX", "named_file", "read"]
-
-TOKEN_BYTES_MAX = 4096
+__all__ = ["named_file", "read"]
 
 
 def named_file(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> str:
@@ -27,6 +27,9 @@ def read(path: str) -> bytes:
         return b""
     try:
         with open(path, "rb") as file:
-            return file.read(TOKEN_BYTES_MAX + 2).strip()
+            token = file.read(2 * TOKEN_BYTES_MAX).strip()
     except OSError as error:
         raise OSError(error.errno, f"the token file {path}: {error.strerror}") from None
+    if len(token) > TOKEN_BYTES_MAX:
+        raise OSError(errno.EFBIG, f"the token file {path}: it holds more than one token of {TOKEN_BYTES_MAX} bytes")
+    return token

@@ -172,7 +172,13 @@ class Proxy:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
             raise AttributeError(f"{name!r} begins with an underscore, so it cannot be called")
-        return lambda **arguments: call(self._client, self._topic, name, arguments, **self._options)
+
+        def method(*unnamed: object, **arguments: object) -> Any:
+            if unnamed:
+                raise TypeError(f"{name}() takes its arguments by name: {name}(count=3), not {name}(3)")
+            return call(self._client, self._topic, name, arguments, **self._options)
+
+        return method
 
 
 def proxy(client: Any, topic: str, **options: Any) -> Proxy:

@@ -21,7 +21,6 @@ from mesh.core.records import (
     Flag,
     Floor,
     FloorAsk,
-    Kind,
     Record,
     Reply,
     Request,
@@ -32,6 +31,7 @@ from mesh.core.records import (
     Verdict,
 )
 from mesh.core.stamps import Stamp, arrive, depart, receive
+from mesh.core.vocabulary import CALL, FANOUT
 
 __all__ = ["ANSWERS_BYTES", "IDS_MAX", "EndedCasts", "KnownCaller", "Service", "Serving", "Stage", "Work"]
 
@@ -68,6 +68,10 @@ class Stage(enum.IntEnum):
     ENDED = 2
 
 
+QUEUED, RUNNING, ENDED = Stage
+"""By names of their own, as in `mesh.core.vocabulary`, for they are asked for with every message."""
+
+
 class Work(Struct):
     """One request that came. ``answer``: what was said to it, None for casts and for what could not be kept;
     ``trace``: the stamps that its reply will bear."""
@@ -75,7 +79,7 @@ class Work(Struct):
     kind: int
     topic: str
     deadline: float
-    stage: Stage = Stage.QUEUED
+    stage: Stage = QUEUED
     failed: bool = False
     answer: Reply | Failure | None = None
     trace: list[Stamp] | None = None
@@ -138,7 +142,7 @@ class Serving(Struct):
         id = (request.node, request.session, request.seq)
         known = caller.works.get(request.seq)
         if known is not None:
-            return None, self._again(id, known) if known.stage is Stage.ENDED else None
+            return None, self._again(id, known) if known.stage is ENDED else None
         if request.seq < caller.floor:
             return None, self._refusal(id, request.kind, Status.CANCELLED, "its caller has settled it", "")
         service = self.services.get(request.topic)
@@ -155,14 +159,14 @@ class Serving(Struct):
         self.in_hand += 1
         if request.trace is not None:
             work.trace = arrive(request.trace, SERVING_PLACE, place, now)
-        if request.flags & Flag.PROBE and request.kind == Kind.CALL:
+        if request.flags & Flag.PROBE and request.kind == CALL:
             self.begin(id, now)
             return None, self.answer(Reply(*id, b""), now)
         return deadline, None
 
     def _refusal(self, id: Id, kind: int, status: Status, text: str, limit: str) -> Record:
         """Return how to say that a request was not run. Parts of a fan-out are only ever settled."""
-        if kind == Kind.FANOUT:
+        if kind == FANOUT:
             return Settled(id[0], id[1], [(id[2], id[2])], 1)
         return Failure(*id, int(status), text, limit=limit)
 
@@ -170,7 +174,7 @@ class Serving(Struct):
         """Return the answer to a request that has ended, once more."""
         if work.answer is not None:
             return work.answer
-        if work.kind == Kind.CALL:
+        if work.kind == CALL:
             text = "it ran, and its reply is no longer kept"
             return Failure(*id, int(Status.INDETERMINATE), text, limit="answers_bytes")
         return Settled(id[0], id[1], [(id[2], id[2])], int(work.failed))
@@ -178,11 +182,11 @@ class Serving(Struct):
     def begin(self, id: Id, now: float) -> Record | bool:
         """A worker is free for this request: True, run it; False, drop it; else drop it and say this."""
         work = self._find(id)
-        if work is None or work.stage is not Stage.QUEUED:
+        if work is None or work.stage is not QUEUED:
             return False
         if now >= work.deadline:
             return self._end_unrun(id, work, Status.EXPIRED, "its time was over before a worker was free")
-        work.stage = Stage.RUNNING
+        work.stage = RUNNING
         if work.trace is not None:
             work.trace = depart(work.trace, SERVING_PLACE, now)
         return True
@@ -197,7 +201,7 @@ class Serving(Struct):
         """A call has ended; return what to say."""
         id = (answer.node, answer.session, answer.seq)
         work = self._find(id)
-        if work is not None and work.stage is not Stage.ENDED:
+        if work is not None and work.stage is not ENDED:
             if work.trace is not None and isinstance(answer, Reply):
                 receive(work.trace, now)
                 answer.trace = work.trace
@@ -207,7 +211,7 @@ class Serving(Struct):
     def settle(self, id: Id, failed: bool) -> None:
         """A cast or a part of a fan-out has ended; it is said with others at the end of the turn."""
         work = self._find(id)
-        if work is None or work.stage is Stage.ENDED:
+        if work is None or work.stage is ENDED:
             return
         work.failed = failed
         self._end(id, work, None)
@@ -225,7 +229,7 @@ class Serving(Struct):
         return refusal
 
     def _end(self, id: Id, work: Work, answer: Reply | Failure | None) -> None:
-        work.stage = Stage.ENDED
+        work.stage = ENDED
         self.in_hand -= 1
         caller = self.callers[id[0], id[1]]
         if id[2] < caller.floor:
@@ -247,7 +251,7 @@ class Serving(Struct):
 
     def _settled(self, works: dict[int, Work], seq: int) -> None:
         work = works.get(seq)
-        if work is not None and work.stage is Stage.ENDED:
+        if work is not None and work.stage is ENDED:
             self._forget(works, seq, work)
 
     def _forget(self, works: dict[int, Work], seq: int, work: Work) -> None:
@@ -271,9 +275,9 @@ class Serving(Struct):
     def cancel(self, id: Id) -> Record | bool:
         """The caller gave a request up: True, tell its handler; False, it is over; else it had not begun, say this."""
         work = self._find(id)
-        if work is None or work.stage is Stage.ENDED:
+        if work is None or work.stage is ENDED:
             return False
-        if work.stage is Stage.RUNNING:
+        if work.stage is RUNNING:
             return True
         return self._end_unrun(id, work, Status.CANCELLED, GIVEN_UP)
 
@@ -294,7 +298,7 @@ class Serving(Struct):
             work = self._find(id)
             if work is not None:
                 verdicts.append(int(Verdict.RUNNING))
-                if work.stage is Stage.ENDED:
+                if work.stage is ENDED:
                     records.append(self._again(id, work))
             else:
                 is_below = caller is not None and seq < caller.floor
@@ -337,9 +341,9 @@ class Serving(Struct):
         self.settling.clear()
         for (node, session), caller in self.callers.items():
             for seq, work in caller.works.items():
-                if work.stage is not Stage.ENDED:
+                if work.stage is not ENDED:
                     continue
-                if work.kind == Kind.CALL or work.answer is not None:
+                if work.kind == CALL or work.answer is not None:
                     records.append(self._again((node, session, seq), work))
                 else:
                     self._settling((node, session, seq), work.failed)
@@ -350,7 +354,7 @@ class Serving(Struct):
         records: list[Record] = []
         for (node, session), caller in self.callers.items():
             for seq, work in list(caller.works.items()):
-                if work.stage is Stage.QUEUED and work.kind == Kind.CALL:
+                if work.stage is QUEUED and work.kind == CALL:
                     text = "the app that served it ended before it began"
                     records.append(self._end_unrun((node, session, seq), work, Status.UNROUTABLE, text))
         return records
@@ -362,7 +366,7 @@ class Serving(Struct):
         records: list[Record] = []
         for key, caller in list(self.callers.items()):
             for seq, work in list(caller.works.items()):
-                if work.stage is Stage.ENDED and work.deadline + MARGIN_S <= now:
+                if work.stage is ENDED and work.deadline + MARGIN_S <= now:
                     self._forget(caller.works, seq, work)
             if not caller.works and caller.expires <= now:
                 del self.callers[key]

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct, field, structs
 
 from mesh.client.calling import Calling
-from mesh.client.connection import BACKOFF_MAX_S, Connection, Phase
+from mesh.client.connection import AWAY, BACKOFF_MAX_S, CLOSED, DRAINING, GREETING, OPEN, Connection, Phase
 from mesh.client.events import (
     CancelAsked,
     Delivered,
@@ -136,7 +136,7 @@ class Session(Struct):
 
     def disconnected(self, reason: str, now: float) -> None:
         """The socket is gone, or could not be opened; ``connection.redial_at`` says when to try again."""
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self.connection.disconnected(reason, now)
             self.out = []
 
@@ -147,9 +147,9 @@ class Session(Struct):
 
     def away(self) -> str:
         """Say why there is no agent to give anything to; empty when there is one."""
-        if self.phase is Phase.OPEN:
+        if self.phase is OPEN:
             return ""
-        if self.phase is Phase.DRAINING:
+        if self.phase is DRAINING:
             return f"the agent at {self.place} drains, and none took its place"
         return f"no agent at {self.place} ({self.connection.why_away})"
 
@@ -157,7 +157,7 @@ class Session(Struct):
         """One batch came. What breaks the protocol ends in `Lost`."""
         events: list[Event] = []
         connection = self.connection
-        if connection.phase is Phase.AWAY or connection.phase is Phase.CLOSED:
+        if connection.phase is AWAY or connection.phase is CLOSED:
             return events
         try:
             batch = decode(data)
@@ -167,7 +167,7 @@ class Session(Struct):
             connection.heard(now)
             for record in batch.records:
                 verb = _VERBS.get(type(record))
-                if verb is None or (connection.phase is Phase.GREETING and verb not in _GREETINGS):
+                if verb is None or (connection.phase is GREETING and verb not in _GREETINGS):
                     raise ProtocolError(f"an agent may not send {type(record).__name__} now")
                 verb(self, record, now, events)
         except ValueError as error:
@@ -175,7 +175,7 @@ class Session(Struct):
         return events
 
     def _welcome(self, welcome: AppWelcome, now: float, events: list[Event]) -> None:
-        if self.phase is not Phase.GREETING:
+        if self.phase is not GREETING:
             raise ProtocolError("a second welcome")
         if welcome.protocol > PROTOCOL_MINOR:
             raise ProtocolError(f"protocol 1.{welcome.protocol} was not offered")
@@ -190,7 +190,7 @@ class Session(Struct):
 
     def _refuse(self, refuse: Refuse, now: float, events: list[Event]) -> None:
         reason = refuse.text or f"reason {refuse.reason}"
-        is_final = self.phase is Phase.GREETING and refuse.reason in FINAL
+        is_final = self.phase is GREETING and refuse.reason in FINAL
         self.connection.retry_after_s = min(BACKOFF_MAX_S * 10, refuse.retry_after_ms / 1000)
         told = Refused(refuse.reason, reason, is_final, refuse.limit, refuse.retry_after_ms / 1000)
         events += [told, Lost(f"refused: {reason}")]
@@ -202,7 +202,7 @@ class Session(Struct):
     def _goodbye(self, goodbye: Goodbye, now: float, events: list[Event]) -> None:
         if self.leaving:
             events.append(Parted())
-        elif self.phase is Phase.OPEN:
+        elif self.phase is OPEN:
             self.connection.draining()
             events.append(Leaving(goodbye.reason))
 
@@ -230,16 +230,16 @@ class Session(Struct):
         """Whether `take` would return anything."""
         if self.out:
             return True
-        if self.phase is Phase.OPEN:
+        if self.phase is OPEN:
             return bool(self.calling.queue or self.serving.settling)
-        return self.phase is Phase.DRAINING and bool(self.serving.settling)
+        return self.phase is DRAINING and bool(self.serving.settling)
 
     def take(self, now: float) -> list[bytes]:
         """Return the next batches to write, at most about 1 MiB of requests; call again while `wants_write`."""
         records = self.out
         if self.connection.is_up and self.serving.settling:
             records += self.serving.take_settled()
-        if self.phase is Phase.OPEN and self.calling.queue:
+        if self.phase is OPEN and self.calling.queue:
             for request in self.calling.take(self.connection.number, now):
                 if len(request.body) > self.limits.chunk_bytes:
                     announcement, chunks = self.connection.chunker.split(request)
@@ -261,7 +261,7 @@ class Session(Struct):
 
     def submit(self, request: Request, timeout_s: float, now: float) -> int:
         """Queue a request and return its seq. Raises Overloaded, which names the limit, and SessionClosed."""
-        if self.phase is Phase.CLOSED or self.leaving:
+        if self.phase is CLOSED or self.leaving:
             raise SessionClosed("this client is closed")
         if not self._outstanding:
             self.connection.expect(now)

@@ -24,6 +24,7 @@ from mesh.client.api import (
     WORKERS,
     Receipt,
     Reply,
+    check_handler,
     check_name,
     default_server,
     flags_of,
@@ -355,6 +356,7 @@ class Client:
                 )
 
             return decorate
+        check_handler(handler, awaited=False)
         desk = self._here()
         session = desk.session
         check_name("topic", topic)

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from mesh.client.api import Message, Reply, answer_of, failure_of, message_of
-from mesh.client.context import handling
+from mesh.client.context import Handling
 from mesh.client.events import Delivered, Id
 from mesh.client.session import Session
 from mesh.core.records import Failure
@@ -54,7 +54,7 @@ class Pool:
         self._session = host.session
         self._handler = handler
         # A call of a coroutine function runs nothing of it yet.
-        self._calling = contextlib.nullcontext if inspect.iscoroutinefunction(handler) else handling
+        self._calling = contextlib.nullcontext if inspect.iscoroutinefunction(handler) else Handling
         self._expose_tracebacks = expose_tracebacks
         self._backlog: collections.deque[Delivered] = collections.deque()
         self._running: dict[Id, tuple[Message, asyncio.Task[None] | None]] = {}
@@ -127,7 +127,7 @@ class Pool:
         value: Result = None
         error: BaseException | None = None
         try:
-            with handling(message):
+            with Handling(message):
                 value = await self._timed(result)
         except BaseException as raised:  # noqa: BLE001 - a cancelled one has to be answered, too
             error = raised

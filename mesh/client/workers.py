@@ -16,11 +16,12 @@ from time import monotonic
 from typing import Any, Protocol
 
 from mesh.client.api import Message, Reply, answer_of, failure_of, message_of
-from mesh.client.context import handling
+from mesh.client.context import Handling
 from mesh.client.events import Delivered, Id
 from mesh.client.session import Session
-from mesh.core.records import Failure, Kind
+from mesh.core.records import Failure
 from mesh.core.records import Reply as WireReply
+from mesh.core.vocabulary import CALL
 
 __all__ = ["Handler", "Pool", "Pools", "Workers"]
 
@@ -153,13 +154,13 @@ class Pool:
         answer: WireReply | Failure | None = None
         failed = False
         try:
-            with handling(message):
+            with Handling(message):
                 result = self.handler(message)
-            if request.kind == Kind.CALL:
+            if request.kind == CALL:
                 answer = answer_of(result, id)
         except BaseException as error:
             failed = True
-            if request.kind == Kind.CALL:
+            if request.kind == CALL:
                 answer = failure_of(error, id, expose_traceback=self._expose_tracebacks)
                 logger.debug("the handler of %r raised", self.topic, exc_info=True)
             else:

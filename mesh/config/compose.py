@@ -47,6 +47,7 @@ from mesh.types import Endpoint
 
 if TYPE_CHECKING:
     from mesh.matchmaker.consul import ConsulOptions
+    from mesh.matchmaker.consul_revocations import ConsulRevocations
     from mesh.matchmaker.consul_topology import ConsulTopology
     from mesh.security.store import NodeKeys
     from mesh.security.tokens import Tokens
@@ -176,6 +177,15 @@ class Config(Struct, frozen=True, kw_only=True):
     def make_spool(self, data_dir: Path) -> Spool | None:
         """Return a new spool in a directory, or None if there is to be none."""
         return SqliteSpool(data_dir / "spool.sqlite", self.dead) if self.spool.kind == "sqlite" else None
+
+    def make_revocations(self) -> "ConsulRevocations | None":
+        """Return where the fleet's revocations are posted, None if they come by file alone; raises MatchmakerError."""
+        if self.matchmaker.kind != "consul" or not self.security.curve:
+            return None
+        from mesh.matchmaker.consul_api import ConsulOptions
+        from mesh.matchmaker.consul_revocations import ConsulRevocations
+
+        return ConsulRevocations(self.fleet, self.consul or ConsulOptions())
 
     def make_topology(self) -> "ConsulTopology | None":
         """Return this agent's part in the topology, if there is to be one; raises MatchmakerError."""

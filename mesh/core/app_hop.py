@@ -29,7 +29,6 @@ from mesh.core.records import (
     Chunk,
     ChunkAck,
     Failure,
-    Flag,
     Floor,
     FloorAsk,
     Goodbye,
@@ -56,6 +55,7 @@ from mesh.core.serving import Serving
 from mesh.core.session import App, Credentials, Named, Pending
 from mesh.core.spooling import SHOW_VERBS, Spooling
 from mesh.core.viewing import Viewing, fleet_of
+from mesh.core.vocabulary import DURABLE
 from mesh.errors import ProtocolError
 from mesh.types import Endpoint, name_problem, node_id_problem
 
@@ -349,7 +349,7 @@ class AppHop:
         self._take(app, request, now)
 
     def _take(self, app: App, request: Request, now: float) -> None:
-        if request.flags & Flag.DURABLE:
+        if request.flags & DURABLE:
             self.spooling.keep(app, request, now)
         else:
             self.act(self.calling.request(app, request, now), now)

@@ -22,7 +22,6 @@ from mesh.core.records import (
     Failure,
     Flag,
     FloorAsk,
-    Kind,
     Receipt,
     Reply,
     Request,
@@ -34,6 +33,7 @@ from mesh.core.router import choose
 from mesh.core.sending import Sending
 from mesh.core.session import UNCHARGED, App, Outcome
 from mesh.core.stamps import arrive, receive
+from mesh.core.vocabulary import CALL, CAST, FANOUT, RESUMED
 from mesh.types import MessageId, TopicKey, name_problem
 
 __all__ = ["Calling"]
@@ -86,15 +86,15 @@ class Calling:
         app.calls[request.topic] = now
         entry = Entry(request, topic, now + self.timeout_s(request), charged)
         sought: dict[TargetKey, int] = {}
-        if self._may_have_left(app, request):
+        if self.may_have_left(app, request):
             entry.doubtful = entry.repeatable
-            sought = {} if entry.repeatable else self._sought(app)
+            sought = {} if entry.repeatable else self.sought(app)
         state.outbox.admit(entry)
-        if request.kind == Kind.CALL:
+        if request.kind == CALL:
             state.totals.calls += 1
         else:
-            state.totals.casts += request.kind == Kind.CAST
-            state.totals.fanouts += request.kind == Kind.FANOUT
+            state.totals.casts += request.kind == CAST
+            state.totals.fanouts += request.kind == FANOUT
             self.accept(app, request.seq)
         told = app.targets_before.pop(request.seq, None) if app.targets_before else None
         if told is not None:
@@ -108,7 +108,7 @@ class Calling:
 
     def refuse(self, app: App, request: Request, refusal: Failure) -> None:
         """Answer a request that is not taken; one that an earlier agent may have taken may have run."""
-        is_doubtful = self._may_have_left(app, request) or (is_durable(request) and request.flags & Flag.RESUMED)
+        is_doubtful = self.may_have_left(app, request) or (is_durable(request) and request.flags & RESUMED)
         if (refusal.status == Status.OVERLOADED or refusal.rule) and is_doubtful:
             refusal.status = int(Status.INDETERMINATE)
         self._count(refusal)
@@ -122,7 +122,7 @@ class Calling:
             if held.charged == UNCHARGED and not is_durable(request):
                 held.charged = held_bytes(held.request)
                 app.admitted(held.charged)
-            if request.kind != Kind.CALL:
+            if request.kind != CALL:
                 self.accept(app, seq)
             return True
         if seq in app.outcomes:
@@ -135,7 +135,7 @@ class Calling:
         return False
 
     def timeout_s(self, request: Request) -> float:
-        limit = self.options.outbox.call_timeout_max_s if request.kind == Kind.CALL else TIMEOUT_MS_MAX / 1000
+        limit = self.options.outbox.call_timeout_max_s if request.kind == CALL else TIMEOUT_MS_MAX / 1000
         return min(request.timeout_ms / 1000, limit)
 
     def unfit(self, app: App, request: Request, now: float) -> Failure | None:
@@ -156,7 +156,7 @@ class Calling:
         What an app repeats to a new agent comes at once, and an earlier one had taken it: it is counted ahead.
         """
         options = self.options.outbox
-        owing = options.outstanding_records if request.flags & Flag.RESUMED else 0
+        owing = options.outstanding_records if request.flags & RESUMED else 0
         wait_s = app.bucket.take(options.rate_records_per_s, options.rate_burst_records, now, owing)
         if not wait_s:
             return None
@@ -179,11 +179,11 @@ class Calling:
             limit = "waiting_records_max"
         return self.failure(request, Status.OVERLOADED, f"{limit} is reached", limit=limit) if limit else None
 
-    def _may_have_left(self, app: App, request: Request) -> bool:
+    def may_have_left(self, app: App, request: Request) -> bool:
         """Return whether an agent before this one may have sent this request."""
-        return bool(request.flags & Flag.RESUMED and app.reached_before)
+        return bool(request.flags & RESUMED and app.reached_before)
 
-    def _sought(self, app: App) -> dict[TargetKey, int]:
+    def sought(self, app: App) -> dict[TargetKey, int]:
         """Return with whom an entry that must not run twice may be. No app has session 0, which stands for fan-outs."""
         return {target: incarnation for target, incarnation in app.reached_before.items() if target[1]}
 
@@ -223,7 +223,7 @@ class Calling:
     def _place(self, entry: Entry, view: View, now: float) -> list[Action]:
         """Aim an entry at an instance, or keep it until there is one, or end it."""
         request = entry.request
-        if request.kind == Kind.FANOUT:
+        if request.kind == FANOUT:
             return self._fan_out(entry, view, now)
         group = view.group(request.server)
         cursor = view.cursors.get(request.server)
@@ -283,7 +283,7 @@ class Calling:
 
     def _nobody(self, entry: Entry, view: View, now: float) -> None:
         """Nobody is ready for this entry: wait if somebody may come, or if it is on disk, else end it."""
-        request, is_cast = entry.request, entry.request.kind == Kind.CAST
+        request, is_cast = entry.request, entry.request.kind == CAST
         full = view.full(request.server)
         if is_durable(request):
             self.state.outbox.wait(entry)
@@ -296,7 +296,7 @@ class Calling:
         elif request.flags & Flag.WAIT or self.state.directory.expected(view, request.server, patient=is_cast):
             entry.kept |= is_cast and view.known
             self.state.outbox.wait(entry)
-        elif (is_cast and (entry.kept or request.flags & Flag.RESUMED)) or now < self.state.returning_until:
+        elif (is_cast and (entry.kept or request.flags & RESUMED)) or now < self.state.returning_until:
             self.state.outbox.wait(entry)
         elif entry.doubtful:
             text = f"sent and lost, and nobody serves {request.topic!r} now"
@@ -379,7 +379,7 @@ class Calling:
         entries = self.state.outbox.entries
         for seq in expand(record.ranges, SEQS_MAX):
             entry = entries.get((record.session, seq))
-            if entry is not None and entry.request.kind != Kind.FANOUT:
+            if entry is not None and entry.request.kind != FANOUT:
                 self.end((record.session, seq), None, now)
 
     def end(self, key: Key, outcome: Outcome, now: float) -> None:

@@ -40,6 +40,9 @@ SEQS_MAX = 1 << 16
 RANGES_MAX = 4_096
 """Ranges of seqs in one record."""
 
+_BODIED = (Request, Reply)
+"""What may come in chunks."""
+
 Act = Callable[[Iterable[Action], float], None]
 """Carries out what the pool decided."""
 
@@ -82,7 +85,8 @@ class Totals(Struct):
 class State(Struct):
     """All that a node knows. An encode and a decode copy it. ``owner_uid``: who, with root, may give it orders;
     ``refusals``: what the policy has refused, by rule;
-    ``returning_until``: how long apps of the agent before this one may still come back, 0 if there was none;
+    ``returning_until``: how long apps of the agent before this one may still come back, so that a topic which nobody
+    serves yet may be theirs, 0 if there was none;
     ``gathering``: fan-outs to apps of this node that may still come back."""
 
     rng: Rng
@@ -148,7 +152,7 @@ class Context:
         if app.conn is None:
             return
         self.state.dirty_apps[app.session] = None
-        if isinstance(record, Request | Reply) and len(record.body) > app.chunker.chunk_bytes:
+        if isinstance(record, _BODIED) and len(record.body) > app.chunker.chunk_bytes:
             announcement, chunks = app.chunker.split(record)
             app.out.append(announcement)
             app.out.extend(chunks)

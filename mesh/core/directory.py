@@ -42,7 +42,7 @@ class DirectoryOptions(Struct, frozen=True):
             ge=1,
             le=10_000,
             description="Topics watched at once; each is one open request to Consul, which "
-            "refuses the 201st of a host.",
+            "refuses the 201st of a host. One more is for the revocations, and up to two for the topology.",
         ),
     ] = 100
     watch_idle_s: Annotated[

@@ -15,7 +15,8 @@ from msgspec import Meta, Struct, field, msgpack, structs
 
 from mesh.core.ledger import Commit, Dead, Done, Entry, Expire, Fetch, Put, Sent, Sweep, Totals
 from mesh.core.outbox import Key
-from mesh.core.records import Failure, Flag, Kind, Request, Status
+from mesh.core.records import Failure, Request, Status
+from mesh.core.vocabulary import CAST, DURABLE, ONCE, RESUMED
 from mesh.types import TopicKey
 
 __all__ = [
@@ -46,7 +47,7 @@ RETRY_S = 1.0
 WELL_S = 5.0
 """How long after the last refusal a disk counts as well, if no new cast has shown it before."""
 
-_ONCE = int(Flag.DURABLE | Flag.ONCE)
+_ONCE = DURABLE | ONCE
 
 
 class DurableOptions(Struct, frozen=True):
@@ -120,7 +121,8 @@ class Shelf(Struct):
 class Durable(Struct):
     """All that a node knows of its spool. ``last``: rows up to this one are an earlier agent's; ``ended``: sessions
     with rows that are done, and up to where those were swept; ``marks``: where what must not be sent twice may go, and
-    how many died of what may be; ``marking``: what that is to be once it is on disk; ``why``: what the disk said when
+    how many died of what may be; ``marking``: what that is to be once it is on disk; ``unsure``: those left on disk
+    that an agent with another disk may have sent; ``why``: what the disk said when
     it last refused something, ``stuck``: and it has taken no end since."""
 
     phase: Phase = Phase.NONE
@@ -143,6 +145,7 @@ class Durable(Struct):
     held: int = 0
     held_bytes: int = 0
     left: int = 0
+    unsure: dict[Key, None] = field(default_factory=dict)
     fetching: bool = False
     ended: dict[int, int] = field(default_factory=dict)
 
@@ -156,7 +159,7 @@ class Durable(Struct):
         """Return the status, the limit and the text for a durable cast that is not taken, or None.
 
         Of one that is told again the disk may know already, so only it can say."""
-        if request.kind != Kind.CAST:
+        if request.kind != CAST:
             return Status.REJECTED, "", "only a cast can be durable"
         if self.phase is Phase.NONE:
             return Status.REJECTED, "", "this agent has no spool: it cannot keep a cast on disk"
@@ -165,7 +168,7 @@ class Durable(Struct):
         limit, size = "", size_of(request)
         if self.unwritten and self.unwritten_bytes + size > options.window_bytes:
             limit = "window_bytes"
-        elif request.flags & Flag.RESUMED:
+        elif request.flags & RESUMED:
             return None
         elif self.totals.records + self.totals.done + len(self.unwritten) >= options.spool_records_max:
             limit = "spool_records_max"
@@ -212,6 +215,7 @@ class Durable(Struct):
 
     def cancel(self, key: Key) -> None:
         """The caller gives up what is not held here: it may be among what is left on disk."""
+        self.unsure.pop(key, None)
         if self.left:
             self.entries.append(Done(*key, cancelled=True))
 
@@ -354,7 +358,7 @@ class Durable(Struct):
 
 def is_durable(request: Request) -> bool:
     """Return whether a request is kept on disk."""
-    return bool(request.flags & Flag.DURABLE)
+    return bool(request.flags & DURABLE)
 
 
 def is_sent_once(request: Request) -> bool:

@@ -17,13 +17,15 @@ __all__ = ["Identity", "Proof", "judge"]
 
 
 class Identity(Struct, frozen=True):
-    """Who this node is. With a public key in its ``endpoint`` all its links are secured."""
+    """Who this node is. With a public key in its ``endpoint`` all its links are secured. ``successor``: an agent of
+    this node ran before, and its apps may be about to come back."""
 
     node: str
     fleet: str
     incarnation: int
     endpoint: Endpoint
     certificate: bytes = b""
+    successor: bool = False
 
     @property
     def entry(self) -> AgentEntry:

@@ -14,10 +14,11 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field, structs
 
-from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request
+from mesh.core.records import Failure, Receipt, Reply, Request
+from mesh.core.vocabulary import CALL, CAST, IDEMPOTENT, ONCE
 from mesh.core.wheel import Wheel
 
-__all__ = ["Caller", "Fifo", "Handed", "Id", "Inbox", "InboxOptions", "Service", "Stage"]
+__all__ = ["ENDED", "HANDED", "QUEUED", "Caller", "Fifo", "Handed", "Id", "Inbox", "InboxOptions", "Service", "Stage"]
 
 Id = tuple[str, int, int]
 """``(node, session, seq)``: the identity of a request, from end to end."""
@@ -84,6 +85,10 @@ class Stage(enum.IntEnum):
     ENDED = 2
 
 
+QUEUED, HANDED, ENDED = Stage
+"""By names of their own, as in `mesh.core.vocabulary`, for they are asked for with every message."""
+
+
 class Handed(Struct):
     """One request of a remote or local caller, by its ``id``. ``charged``: the bytes it holds; ``parts``: for a
     fan-out, what each serving session made of it, of which ``failed`` did and ``unknown`` were lost."""
@@ -91,7 +96,7 @@ class Handed(Struct):
     request: Request
     expires: float
     charged: int
-    stage: Stage = Stage.QUEUED
+    stage: Stage = QUEUED
     target: int = 0
     cancelled: bool = False
     answer: Reply | Failure | Receipt | None = None
@@ -108,9 +113,9 @@ class Handed(Struct):
         """Whether it must not run twice, and so is not handed out before a worker can begin it: a call that is not
         idempotent, a cast that is ``once``."""
         flags = self.request.flags
-        if self.request.kind == Kind.CALL:
-            return not flags & Flag.IDEMPOTENT
-        return self.request.kind == Kind.CAST and bool(flags & Flag.ONCE)
+        if self.request.kind == CALL:
+            return not flags & IDEMPOTENT
+        return self.request.kind == CAST and bool(flags & ONCE)
 
 
 class Caller(Struct):
@@ -258,12 +263,12 @@ class Inbox(Struct):
     def settle(self, caller: Caller, seq: int) -> None:
         """One of this session above its floor is settled too."""
         handed = caller.handed.get(seq)
-        if handed is not None and handed.stage is Stage.ENDED:
+        if handed is not None and handed.stage is ENDED:
             self._drop(caller, handed)
 
     def end(self, handed: Handed, answer: Reply | Failure | Receipt | None, options: InboxOptions) -> None:
         """The request has ended here; its answer is kept for copies, within the limit, and its body is not."""
-        handed.stage = Stage.ENDED
+        handed.stage = ENDED
         if handed.request.body or handed.request.headers:
             handed.request = structs.replace(handed.request, body=b"", headers=None)
         if isinstance(answer, Reply):

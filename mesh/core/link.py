@@ -35,6 +35,7 @@ from mesh.core.records import BODY_BYTES_MAX, PROTOCOL_MINOR, Goodbye, Hello, Re
 from mesh.types import Endpoint
 
 __all__ = [
+    "OPEN",
     "TRANSITIONS",
     "Event",
     "Judgement",
@@ -129,6 +130,10 @@ class Phase(enum.IntEnum):
     CLOSED = 6
 
 
+OPEN = Phase.OPEN
+"""By a name of its own, as in `mesh.core.vocabulary`, for it is asked for with every message."""
+
+
 class Event(enum.IntEnum):
     """What happens to a link."""
 
@@ -215,7 +220,7 @@ class Link(Struct):
     @property
     def usable(self) -> bool:
         """Whether something new may be sent here: open, and neither end is leaving."""
-        return self.phase is Phase.OPEN
+        return self.phase is OPEN
 
     @property
     def has_credit(self) -> bool:

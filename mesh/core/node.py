@@ -101,9 +101,9 @@ class Node:
 
     def __init__(self, identity: Identity, options: NodeOptions, seed: int, now: float, *, owner_uid: int = 0) -> None:
         peers = Peers(identity, options.liveness, options.link)
-        directory = Directory(identity.node)
-        state = State(Rng(seed), peers, directory, owner_uid=owner_uid, started_at=now, ticked_at=now, swept_at=now)
-        state.heats.folded_at = now
+        state = State(Rng(seed), peers, Directory(identity.node), owner_uid=owner_uid, started_at=now)
+        state.ticked_at = state.swept_at = state.heats.folded_at = now
+        state.returning_until = now + options.outbox.resume_grace_s if identity.successor else 0.0
         self._assemble(state, options)
 
     def _assemble(self, state: State, options: NodeOptions) -> None:

@@ -15,11 +15,24 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from mesh.core.records import Flag, Kind, Request
+from mesh.core.records import Request
+from mesh.core.vocabulary import CALL, FANOUT, IDEMPOTENT, ONCE
 from mesh.core.wheel import Wheel
 from mesh.types import TopicKey
 
-__all__ = ["Entry", "Inquiry", "Key", "Outbox", "OutboxOptions", "Place", "TargetKey"]
+__all__ = [
+    "ASKED",
+    "PLACED",
+    "QUEUED",
+    "WAITING",
+    "Entry",
+    "Inquiry",
+    "Key",
+    "Outbox",
+    "OutboxOptions",
+    "Place",
+    "TargetKey",
+]
 
 Key = tuple[int, int]
 """``(session, seq)``: a request of one of this node's apps."""
@@ -129,6 +142,10 @@ class Place(enum.IntEnum):
     ASKED = 3
 
 
+WAITING, QUEUED, PLACED, ASKED = Place
+"""By names of their own, as in `mesh.core.vocabulary`, for they are asked for with every message."""
+
+
 class Entry(Struct):
     """One request that has not ended, by its ``key``. ``charged``: the bytes it holds; ``number``: how many were
     admitted before it; ``reached``: the incarnation it was sent to; ``asked``: targets that have not said what became
@@ -142,7 +159,7 @@ class Entry(Struct):
     deadline: float
     charged: int
     number: int = 0
-    place: Place = Place.WAITING
+    place: Place = WAITING
     target: TargetKey = ("", 0)
     attempts: int = 0
     doubtful: bool = False
@@ -162,16 +179,16 @@ class Entry(Struct):
     def repeatable(self) -> bool:
         """Whether it may be placed again though it may have run: a fan-out goes to the same, who know a copy."""
         flags = self.request.flags
-        if self.request.kind == Kind.CALL:
-            return bool(flags & Flag.IDEMPOTENT)
-        return self.request.kind == Kind.FANOUT or not flags & Flag.ONCE
+        if self.request.kind == CALL:
+            return bool(flags & IDEMPOTENT)
+        return self.request.kind == FANOUT or not flags & ONCE
 
     @property
     def nodes(self) -> list[str]:
         """The nodes that may have it."""
-        if self.place is Place.ASKED:
+        if self.place is ASKED:
             return list(dict.fromkeys(node for node, _ in self.asked))
-        return [self.target[0]] if self.place is Place.PLACED else []
+        return [self.target[0]] if self.place is PLACED else []
 
 
 class Inquiry(Struct):
@@ -213,7 +230,7 @@ class Outbox(Struct):
 
     def wait(self, entry: Entry) -> None:
         """Keep an entry until somebody is ready for its topic."""
-        entry.place = Place.WAITING
+        entry.place = WAITING
         self.waiting.setdefault(entry.topic, {})[entry.key] = None
         self.queued += 1
 
@@ -268,7 +285,7 @@ class Outbox(Struct):
 
     def ask(self, entry: Entry, targets: dict[TargetKey, int], now: float) -> None:
         """An unplaced entry may be with any of these targets: whether it is must be asked of each."""
-        entry.place, entry.asked, entry.lost = Place.ASKED, targets, ""
+        entry.place, entry.asked, entry.lost = ASKED, targets, ""
         for target in targets:
             inquiry = self.inquiries.setdefault(target, Inquiry(now))
             inquiry.since = now
@@ -305,7 +322,7 @@ class Outbox(Struct):
     def unplace(self, entry: Entry) -> None:
         """Take the entry out of wherever it is; it has neither target nor place."""
         key = entry.key
-        if entry.place is Place.WAITING:
+        if entry.place is WAITING:
             keys = self.waiting.get(entry.topic)
             if keys is not None and key in keys:
                 del keys[key]
@@ -313,25 +330,25 @@ class Outbox(Struct):
                 if not keys:
                     del self.waiting[entry.topic]
             return
-        if entry.place is Place.ASKED:
+        if entry.place is ASKED:
             for target in list(entry.asked):
                 self.answered(entry, target)
-            entry.place = Place.WAITING
+            entry.place = WAITING
             return
-        if entry.place is Place.QUEUED:
+        if entry.place is QUEUED:
             self.unqueue(entry.target[0], key)
         keys = self.by_target[entry.target]
         del keys[key]
         if not keys:
             del self.by_target[entry.target]
-        entry.place = Place.WAITING
+        entry.place = WAITING
 
     def end(self, key: Key) -> Entry | None:
         """Take out and return an entry that ended; None: it had ended before."""
         entry = self.entries.pop(key, None)
         if entry is not None:
             self.wheel.remove(key, entry.deadline)
-            if entry.place is not Place.WAITING or self.waiting:
+            if entry.place is not WAITING or self.waiting:
                 self.unplace(entry)
             if entry.request.monitor_ms:
                 del self.monitored[key]

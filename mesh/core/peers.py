@@ -17,6 +17,7 @@ from mesh.core.changes import Change, Closed, Opened, Refused
 from mesh.core.chunks import Chunker
 from mesh.core.identity import Identity, judge
 from mesh.core.link import (
+    OPEN,
     Event,
     Judgement,
     Link,
@@ -97,7 +98,7 @@ class Peers(Struct):
         if peer is None or peer.link is None:
             return None
         link = self.links[peer.link]
-        return link if link.phase is Phase.OPEN else None
+        return link if link.phase is OPEN else None
 
     def any_link(self, node: str) -> Link | None:
         """Return the link on which an answer may be sent to a node: the open one, or the one that is leaving."""

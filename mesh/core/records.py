@@ -19,6 +19,7 @@ from mesh.core.vocabulary import (
     BODY_INLINE_MAX,
     PROTOCOL_MINOR,
     TIMEOUT_MS_MAX,
+    TOKEN_BYTES_MAX,
     Flag,
     Kind,
     RefuseReason,
@@ -32,6 +33,7 @@ __all__ = [
     "PROTOCOL_MINOR",
     "SINCE",
     "TIMEOUT_MS_MAX",
+    "TOKEN_BYTES_MAX",
     "Accepted",
     "Answer",
     "AppHello",
@@ -84,6 +86,7 @@ Text = Annotated[str, Meta(max_length=16_384)]
 Body = Annotated[bytes, Meta(max_length=BODY_INLINE_MAX)]
 Whole = Annotated[bytes, Meta(max_length=BODY_BYTES_MAX)]  # as nodes keep it; `codec` holds a record to BODY_INLINE_MAX
 Blob = Annotated[bytes, Meta(max_length=65_536)]
+Token = Annotated[bytes, Meta(max_length=TOKEN_BYTES_MAX)]
 Headers = Annotated[dict[Annotated[str, Meta(max_length=256)], Text], Meta(max_length=64)]
 Ranges = Annotated[list[tuple[U63, U63]], Meta(max_length=4_096)]
 Ids = Ranges  # pairs of session and seq
@@ -210,7 +213,7 @@ class AppHello(_Wire, tag=16):
     app: Name
     namespace: Name = ""
     fleet: Name = ""
-    token: Blob = b""
+    token: Token = b""
 
 
 class AppWelcome(_Wire, tag=17):

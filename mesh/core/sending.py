@@ -16,7 +16,7 @@ from mesh.core.context import Context
 from mesh.core.durable import is_durable, is_sent_once
 from mesh.core.fanout import Fan
 from mesh.core.link import Link
-from mesh.core.outbox import Entry, Key, Place, TargetKey
+from mesh.core.outbox import ASKED, PLACED, QUEUED, WAITING, Entry, Key, TargetKey
 from mesh.core.pool import Action
 from mesh.core.records import Reach, Request, Targets
 from mesh.core.session import App
@@ -81,7 +81,7 @@ class Sending:
         if link is not None and link.has_credit and node not in state.outbox.queues:
             self._send(link, entry, now)
             return []
-        entry.place = Place.QUEUED
+        entry.place = QUEUED
         state.outbox.queue(node, entry.key)
         return state.pool.want(node, self.options.pool, now) if link is None else []
 
@@ -98,7 +98,7 @@ class Sending:
         request.timeout_ms = max(1, round((entry.deadline - now) * 1000))
         if request.trace is not None:
             request.trace = depart(request.trace, 1, now)
-        entry.place = Place.PLACED
+        entry.place = PLACED
         if request.monitor_ms:
             entry.seen_at = now
 
@@ -106,11 +106,11 @@ class Sending:
         """Hand an entry to this node's own serving half, unless its app must know first, or it has to be on disk."""
         incarnation = self.state.peers.identity.incarnation
         if not self._is_told(entry.key, entry.target, incarnation):
-            entry.place = Place.QUEUED
+            entry.place = QUEUED
             self.state.outbox.hold(self.context.node, entry.key)
             return
         if is_durable(entry.request) and self._must_mark(entry, incarnation):
-            entry.place = Place.QUEUED
+            entry.place = QUEUED
             return
         self._sent(entry, now)
         self.context.loopback.append(entry.request)
@@ -118,11 +118,11 @@ class Sending:
     def _send(self, link: Link, entry: Entry, now: float) -> None:
         """Put an entry on its link's way out, unless its app must know that first, or it has to be on disk."""
         if not self._is_told(entry.key, entry.target, link.incarnation):
-            entry.place = Place.QUEUED
+            entry.place = QUEUED
             self.state.outbox.hold(link.peer, entry.key)
             return
         if is_durable(entry.request) and self._must_mark(entry, link.incarnation):
-            entry.place = Place.QUEUED
+            entry.place = QUEUED
             return
         self._sent(entry, now)
         entry.reached = link.incarnation
@@ -262,10 +262,10 @@ class Sending:
 
     def unplace(self, entry: Entry, now: float) -> None:
         """Take an entry away from where it was aimed, or asked about."""
-        if entry.place is Place.ASKED:
+        if entry.place is ASKED:
             for node, _ in entry.asked:
                 self.release(node, now)
-        elif entry.place is not Place.WAITING:
+        elif entry.place is not WAITING:
             self.release(entry.target[0], now)
         self.state.outbox.unplace(entry)
 
@@ -289,4 +289,6 @@ class Sending:
         self.unplace(entry, now)
         self.state.outbox.aim(entry, target)
         entry.request.target = target[1]
-        entry.reached, entry.place = reached, Place.PLACED
+        entry.reached, entry.place = reached, PLACED
+        if is_sent_once(entry.request):
+            self.state.durable.must_mark(entry.key, (*target, reached))

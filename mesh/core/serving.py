@@ -15,7 +15,7 @@ from mesh.core import notes
 from mesh.core.codec import held_bytes, weight
 from mesh.core.context import SEQS_MAX, Context, parts
 from mesh.core.effects import Level
-from mesh.core.inbox import EXPIRY_MARGIN_S, Caller, Fifo, Handed, Id, Service, Stage
+from mesh.core.inbox import ENDED, EXPIRY_MARGIN_S, HANDED, QUEUED, Caller, Fifo, Handed, Id, Service
 from mesh.core.link import Link
 from mesh.core.policing import Policing
 from mesh.core.ranges import expand, to_ranges
@@ -23,7 +23,6 @@ from mesh.core.records import (
     Cancel,
     Failure,
     GiveBack,
-    Kind,
     Receipt,
     Reply,
     Request,
@@ -33,6 +32,7 @@ from mesh.core.records import (
 from mesh.core.records import Serving as Served
 from mesh.core.session import App
 from mesh.core.stamps import arrive, depart, receive
+from mesh.core.vocabulary import CAST, FANOUT
 from mesh.types import TopicKey
 
 __all__ = ["Serving"]
@@ -63,7 +63,7 @@ class Serving:
             if not asks:
                 del self.state.questions[session]
         for handed in self.state.inbox.expired(now):
-            if handed.stage is not Stage.ENDED:
+            if handed.stage is not ENDED:
                 self._release(handed, now)
                 self._leave_queue(handed)
         if self.state.gathering and not self._is_young(now):
@@ -95,7 +95,7 @@ class Serving:
         if request.trace is not None:
             request.trace = arrive(request.trace, 2, self.context.node, now)
         handed = Handed(request, expires, held_bytes(request), target=request.target)
-        if request.kind == Kind.FANOUT:
+        if request.kind == FANOUT:
             self._offer_all(caller, handed, now)
         else:
             self._offer_one(caller, handed, now)
@@ -103,10 +103,10 @@ class Serving:
     def again(self, known: Handed, request: Request) -> None:
         """A copy of a request came: if that has ended the answer goes again, else the copy is the latest dispatch."""
         known.request.dispatch = request.dispatch
-        if known.stage is not Stage.ENDED:
+        if known.stage is not ENDED:
             return
         answer = known.answer
-        if answer is None and request.kind == Kind.CAST:
+        if answer is None and request.kind == CAST:
             node, session, seq = known.id
             self.context.answer(node, Settled(node, session, [(seq, seq)]))
         elif answer is None:
@@ -154,13 +154,13 @@ class Serving:
         for app, service in pairs:
             self._add_part(handed, app, service)
         for app, service in pairs:
-            if handed.parts[app.session] is Stage.QUEUED:
+            if handed.parts[app.session] is QUEUED:
                 self._enqueue(app, service, handed, now)
         self._parts_ended(handed, now)
 
     def _add_part(self, handed: Handed, app: App, service: Service) -> None:
         is_full = service.full(self.options.inbox, handed.charged) is not None
-        handed.parts[app.session] = Stage.ENDED if is_full else Stage.QUEUED
+        handed.parts[app.session] = ENDED if is_full else QUEUED
         handed.failed += is_full
 
     def _is_young(self, now: float) -> bool:
@@ -171,14 +171,14 @@ class Serving:
         """An app serves a topic from now on: fan-outs that were kept open for it are its too."""
         for id in list(self.state.gathering):
             handed = self.state.inbox.find(id)
-            if handed is None or handed.stage is Stage.ENDED:
+            if handed is None or handed.stage is ENDED:
                 del self.state.gathering[id]
                 continue
             request = handed.request
             is_meant = (request.namespace, request.topic) == (app.namespace, service.topic)
             if is_meant and request.server in ("", service.server) and app.session not in handed.parts:
                 self._add_part(handed, app, service)
-                if handed.parts[app.session] is Stage.QUEUED:
+                if handed.parts[app.session] is QUEUED:
                     self._enqueue(app, service, handed, now)
                 self._parts_ended(handed, now)
 
@@ -187,7 +187,7 @@ class Serving:
         gathering, self.state.gathering = self.state.gathering, {}
         for id in gathering:
             handed = self.state.inbox.find(id)
-            if handed is not None and handed.stage is not Stage.ENDED:
+            if handed is not None and handed.stage is not ENDED:
                 self._parts_ended(handed, now)
 
     def _enqueue(self, app: App, service: Service, handed: Handed, now: float) -> None:
@@ -223,8 +223,8 @@ class Serving:
 
     def _begin(self, app: App, service: Service, handed: Handed, now: float) -> None:
         if handed.parts:
-            handed.parts[app.session] = Stage.HANDED
-        handed.stage = Stage.HANDED
+            handed.parts[app.session] = HANDED
+        handed.stage = HANDED
         service.begin(handed)
         self._hand(app, handed, now)
 
@@ -237,8 +237,8 @@ class Serving:
 
     def _is_queued(self, handed: Handed, app: App) -> bool:
         if handed.parts:
-            return handed.parts.get(app.session) is Stage.QUEUED
-        return handed.stage is Stage.QUEUED
+            return handed.parts.get(app.session) is QUEUED
+        return handed.stage is QUEUED
 
     def _keep(self, caller: Caller, handed: Handed, now: float) -> None:
         """Remember a request; while it has not ended its caller's link is leased."""
@@ -252,7 +252,7 @@ class Serving:
 
     def _end(self, handed: Handed, answer: Reply | Failure | Receipt | None, now: float) -> None:
         """A request has ended here."""
-        if handed.stage is not Stage.ENDED:
+        if handed.stage is not ENDED:
             self._release(handed, now)
             self.state.inbox.end(handed, answer, self.options.inbox)
 
@@ -270,7 +270,7 @@ class Serving:
                 continue
             if self._is_queued(handed, app):
                 if handed.parts:
-                    handed.parts[session] = Stage.ENDED
+                    handed.parts[session] = ENDED
                 service.unqueue(handed)
             elif handed.id in service.running:
                 service.overrun[handed.id] = handed.expires
@@ -290,7 +290,7 @@ class Serving:
             if handed is None or not self._is_queued(handed, app):
                 continue
             if handed.parts:
-                handed.parts[app.session] = Stage.HANDED
+                handed.parts[app.session] = HANDED
                 service.unqueue(handed)
                 self._part_ended(handed, app.session, now, failed=True)
                 continue
@@ -313,7 +313,7 @@ class Serving:
             receive(record.trace, now)
         if handed is not None:
             self._stop_running(app, handed, now)
-            if isinstance(record, Failure) and record.status in _UNTAKEN and handed.stage is not Stage.ENDED:
+            if isinstance(record, Failure) and record.status in _UNTAKEN and handed.stage is not ENDED:
                 self._erase(handed, now)
                 self._give_back(handed, Status(record.status), record.text, record.limit, GONE_RETRY_MS)
                 return
@@ -329,7 +329,7 @@ class Serving:
             self._free(app, service, handed.id, now)
         elif service is not None and self._is_queued(handed, app):
             if handed.parts:
-                handed.parts[app.session] = Stage.HANDED
+                handed.parts[app.session] = HANDED
             service.unqueue(handed)
 
     def _overran(self, app: App, id: Id, now: float) -> None:
@@ -381,16 +381,16 @@ class Serving:
         self, handed: Handed, session: int, now: float, *, failed: bool = False, lost: bool = False
     ) -> None:
         """One app is done with its part of a fan-out; after the last the caller's agent gets the counts."""
-        if handed.parts.get(session) in (None, Stage.ENDED):
+        if handed.parts.get(session) in (None, ENDED):
             return
-        handed.parts[session] = Stage.ENDED
+        handed.parts[session] = ENDED
         handed.failed += failed
         handed.unknown += lost
         self._parts_ended(handed, now)
 
     def _parts_ended(self, handed: Handed, now: float) -> None:
         is_whole = len(handed.parts) >= handed.request.instances or handed.id not in self.state.gathering
-        if is_whole and all(stage is Stage.ENDED for stage in handed.parts.values()):
+        if is_whole and all(stage is ENDED for stage in handed.parts.values()):
             asked = len(handed.parts)
             finished = asked - handed.failed - handed.unknown
             receipt = Receipt(*handed.id, asked, finished, handed.failed, handed.unknown)
@@ -400,9 +400,9 @@ class Serving:
     def cancel(self, node: str, cancel: Cancel, now: float) -> None:
         """The caller gave a request up: forget it if it waits, tell the handler if it runs."""
         handed = self.state.inbox.find((cancel.node, cancel.session, cancel.seq))
-        if handed is None or cancel.node != node or handed.stage is Stage.ENDED:
+        if handed is None or cancel.node != node or handed.stage is ENDED:
             return
-        if handed.stage is Stage.QUEUED:
+        if handed.stage is QUEUED:
             self._leave_queue(handed)
             self._erase(handed, now)
             return
@@ -438,7 +438,7 @@ class Serving:
         of it, as many as there are workers, is charged with an attempt."""
         for number, id in enumerate(service.running):
             handed = self.state.inbox.find(id)
-            if handed is None or handed.stage is Stage.ENDED:
+            if handed is None or handed.stage is ENDED:
                 continue
             if handed.parts:
                 self._part_ended(handed, app.session, now, lost=True)

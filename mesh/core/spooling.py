@@ -101,6 +101,8 @@ class Spooling:
             durable.ticked_at = now
             apps = self.state.apps
             durable.sweep({session: apps[session].floor for session in durable.ended if session in apps})
+            if now - self.state.started_at >= self.options.outbox.resume_grace_s:
+                durable.ended = {session: floor for session, floor in durable.ended.items() if session in apps}
             durable.expire()
             durable.tidy()
 
@@ -194,17 +196,40 @@ class Spooling:
         if app is not None and standing in (Standing.NEW, Standing.LIVE):
             self.calling.accept(app, put.seq)
         elif app is not None:
+            durable.ended.setdefault(put.session, 0)
             failure = self.calling.failure(request, Status.INDETERMINATE, f"it is a dead letter: {text}")
             self.calling.conclude(app, put.seq, None if standing is Standing.DONE else failure)
         if standing is not Standing.NEW:
             return []
         self.state.totals.casts += 1
         self.state.heats.count(put.topic)
+        may_have_left = app is not None and self.calling.may_have_left(app, request)
         if not durable.has_room(request, self.options.durable):
             durable.leave(put.topic, 1)
+            if may_have_left:
+                durable.unsure[put.session, put.seq] = None
             return []
         durable.hold(request, number)
-        return self.calling.replace(self._admit(request, unwritten.deadline), now)
+        entry = self._admit(request, unwritten.deadline)
+        return self._seek(entry, now) if may_have_left else self.calling.replace(entry, now)
+
+    def _seek(self, entry: Entry, now: float) -> list[Action]:
+        """Place an entry whose app repeats it and of which this disk knew nothing. An earlier agent, if it had another
+        disk, may have sent it: what must not be sent twice is sought first where the app has requests."""
+        self.calling.view(entry.topic, now)
+        entry.doubtful = entry.repeatable
+        app = self.state.apps.get(entry.request.session)
+        if entry.repeatable:
+            return self.calling.replace(entry, now)
+        if app is None:
+            text = "its app is gone, and an earlier disk of its agent with it: it may have been sent"
+            self.calling.end(entry.key, self.calling.failure(entry.request, Status.INDETERMINATE, text), now)
+            return []
+        sought = self.calling.sought(app)
+        if not sought:
+            return self.calling.replace(entry, now)
+        self.calling.sending.ask(entry, sought, now)
+        return []
 
     def _admit(self, request: Request, deadline: float) -> Entry:
         entry = Entry(request, TopicKey(request.namespace, request.topic), deadline, size_of(request))
@@ -247,7 +272,9 @@ class Spooling:
         stood still while the machine slept."""
         key = (expired.session, expired.seq)
         entry = self.state.outbox.entries.get(key)
-        status = Status.INDETERMINATE if expired.number <= self.durable.last else Status.EXPIRED
+        is_doubtful = expired.number <= self.durable.last or key in self.durable.unsure
+        self.durable.unsure.pop(key, None)
+        status = Status.INDETERMINATE if is_doubtful else Status.EXPIRED
         request = entry.request if entry is not None else Request(0, expired.seq, "", "", 0, b"")
         request.session = expired.session
         failure = self.calling.failure(request, status, "its time was over before anybody took it")
@@ -311,6 +338,9 @@ class Spooling:
         request.node, request.session, request.seq = self.context.node, row.session, row.seq
         durable.hold(request, row.number)
         entry = self._admit(request, now + row.left_s)
+        if entry.key in durable.unsure:
+            del durable.unsure[entry.key]
+            return self._seek(entry, now)
         entry.doubtful = row.number <= durable.last
         node, target, reached = row.sent
         if target:

@@ -25,7 +25,7 @@ from mesh.core.catalogue import Health
 from mesh.matchmaker.base import MatchmakerError
 from mesh.matchmaker.names import PREFIX
 
-__all__ = ["Answer", "Check", "ConsulApi", "ConsulOptions", "Row", "Service"]
+__all__ = ["Answer", "Check", "ConsulApi", "ConsulOptions", "Found", "Row", "Service", "read_found", "waiting"]
 
 ENTRIES_MAX = 100_000
 """Entries of one service; a longer list is an error."""
@@ -152,6 +152,13 @@ class Answer(NamedTuple):
     filtered: bool
 
 
+class Found(NamedTuple):
+    """What Consul has at a path, and where in its history that was read; ``body`` is None where there is nothing."""
+
+    body: Any
+    position: int
+
+
 _rows_decoder = msgspec.json.Decoder(Annotated[list[Row], Meta(max_length=ENTRIES_MAX)])
 
 
@@ -240,9 +247,7 @@ class ConsulApi:
 
         ``here`` asks the Consul agent's datacenter whatever the options say; ``id`` picks one instance. A list that
         Consul filtered for a missing right is an error that names the right."""
-        params: list[tuple[str, object]] = []
-        if position:
-            params += [("index", position), ("wait", f"{max(1, int(min(wait_s, WAIT_S_MAX) * 1000))}ms")]
+        params = waiting(position, wait_s)
         if self._options.datacenter and not here:
             params.append(("dc", self._options.datacenter))
         if id:
@@ -329,6 +334,21 @@ class ConsulApi:
         if isinstance(error, OSError):
             return "see that the Consul agent runs, and that address, files and certificates of the options fit it"
         return "see what is at that address" if isinstance(error, msgspec.MsgspecError) else "mend the options"
+
+
+def waiting(position: int, wait_s: float) -> list[tuple[str, object]]:
+    """Return the parameters of a request: at once for position 0, else on change or after ``wait_s``."""
+    wait = f"{max(1, int(min(wait_s, WAIT_S_MAX) * 1000))}ms"
+    return [("index", position), ("wait", wait)] if position else []
+
+
+def read_found(response: Any) -> Found:
+    """Decode what Consul has at a path."""
+    position = int(response.headers.get("X-Consul-Index", 0))
+    if response.code == 404:
+        return Found(None, position)
+    CB.boolean()(response)
+    return Found(msgspec.json.decode(response.body) if response.body else None, position)
 
 
 def _read(response: Any) -> Answer:

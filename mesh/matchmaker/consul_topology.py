@@ -7,15 +7,13 @@ machine, and does not depend on who wrote it, so that another keeper goes on whe
 
 import base64
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import msgspec
-from consul.callback import CB
 
 from mesh.core.edges import Caller, Edge
 from mesh.core.health import Verdict
 from mesh.matchmaker.base import MatchmakerError
-from mesh.matchmaker.consul_api import WAIT_S_MAX, ConsulApi, ConsulOptions
+from mesh.matchmaker.consul_api import ConsulApi, ConsulOptions, Found, read_found, waiting
 from mesh.matchmaker.names import app_service, fleet_key, service_id, slug, topology_node
 from mesh.matchmaker.picture import (
     ADDRESS,
@@ -38,13 +36,6 @@ _KEEPER_RIGHTS = (
     'key "%skeeper" { policy = "write" }, node "%s" { policy = "write" } and service_prefix "heartmesh-" '
     '{ policy = "write" intentions = "write" }'
 )
-
-
-class _Answer(NamedTuple):
-    """Consul's answer; ``body`` is None where there is nothing (404)."""
-
-    body: Any
-    position: int
 
 
 class ConsulTopology:
@@ -194,43 +185,33 @@ class ConsulTopology:
         params = [("acquire", session)]
         answer = self._api.ask(
             f"write {key}",
-            lambda api: api.http.put(_read, f"/v1/kv/{key}", params, value, api.prepare_headers()),
+            lambda api: api.http.put(read_found, f"/v1/kv/{key}", params, value, api.prepare_headers()),
             rights,
         )
         return answer.body is True
 
-    def _get(self, what: str, path: str, position: int = 0, wait_s: float = 0.0, *, recurse: bool = False) -> _Answer:
+    def _get(self, what: str, path: str, position: int = 0, wait_s: float = 0.0, *, recurse: bool = False) -> Found:
         params: list[tuple[str, object]] = [("recurse", "true")] if recurse else []
-        if position:
-            params += [("index", position), ("wait", f"{max(1, int(min(wait_s, WAIT_S_MAX) * 1000))}ms")]
-        answer: _Answer = self._api.ask(
-            what, lambda api: api.http.get(_read, path, params, api.prepare_headers()), self._keeper_rights
+        params += waiting(position, wait_s)
+        answer: Found = self._api.ask(
+            what, lambda api: api.http.get(read_found, path, params, api.prepare_headers()), self._keeper_rights
         )
         return answer
 
-    def _put(self, what: str, path: str, body: object, rights: str, params: Sequence[object] = ()) -> _Answer:
+    def _put(self, what: str, path: str, body: object, rights: str, params: Sequence[object] = ()) -> Found:
         data = b"" if body is None else msgspec.json.encode(body)
-        answer: _Answer = self._api.ask(
-            what, lambda api: api.http.put(_read, path, list(params), data, api.prepare_headers()), rights
+        answer: Found = self._api.ask(
+            what, lambda api: api.http.put(read_found, path, list(params), data, api.prepare_headers()), rights
         )
         return answer
 
     def _delete(self, what: str, path: str, params: list[tuple[str, object]]) -> None:
         self._api.ask(
             what,
-            lambda api: api.http.delete(_read, path, params, headers=api.prepare_headers()),
+            lambda api: api.http.delete(read_found, path, params, headers=api.prepare_headers()),
             self._keeper_rights,
         )
 
 
 def _entries(pairs: Sequence[Pair]) -> list[tuple[str, tuple[str, ...], Entry]]:
     return [(service, calls, proxy(service, calls)) for service, calls in proxies(pairs).items()]
-
-
-def _read(response: Any) -> _Answer:
-    """Decode what Consul answers."""
-    position = int(response.headers.get("X-Consul-Index", 0))
-    if response.code == 404:
-        return _Answer(None, position)
-    CB.boolean()(response)
-    return _Answer(msgspec.json.decode(response.body) if response.body else None, position)

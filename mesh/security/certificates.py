@@ -1,8 +1,8 @@
 """What a fleet's key signs: who a node is, and whose keys count no more. Pure: keys, bytes and the time are arguments.
 
 A **certificate** says that within its validity a CURVE public key is a node's. The **revocations** are one list for the
-fleet; a list with a greater number replaces the others. Both are signed as ``[payload, signature]`` in MessagePack, and
-what is signed begins with what it is, so that neither passes for the other.
+fleet; a list with a greater number replaces the others, whichever way it came. Both are signed as
+``[payload, signature]`` in MessagePack. What is signed begins with what it is, so that neither passes for the other.
 
 Signatures are Ed25519's, by ``cryptography``.
 """
@@ -21,6 +21,7 @@ __all__ = [
     "REVOKED_MAX",
     "Certificate",
     "Revocations",
+    "later",
     "moment",
     "open_revocations",
     "peek",
@@ -31,8 +32,8 @@ __all__ = [
 CERTIFICATE_BYTES_MAX = 4_096
 """Bytes of a signed certificate; a larger one is not looked at."""
 
-REVOKED_MAX = 10_000
-"""Keys that one list may revoke. Expired certificates need not be in it."""
+REVOKED_MAX = 9_000
+"""Keys that one list may revoke, so that its text fits into a key of Consul. Expired ones need not be in it."""
 
 Key = Annotated[str, Meta(min_length=40, max_length=40)]
 Seconds = Annotated[int, Meta(ge=0, le=1 << 40)]
@@ -132,6 +133,19 @@ def open_revocations(data: bytes, fleet: str, trusted: Sequence[bytes]) -> Revoc
     if revocations.fleet != fleet:
         raise ValueError(f"is of fleet {revocations.fleet!r}, this is {fleet!r}")
     return revocations
+
+
+def later(held: Revocations, told: Revocations) -> Revocations:
+    """Return what counts when a list is told while another is held; raises ValueError if that is the older one.
+
+    Two with one number come from two copies of the operator's directory: both count.
+    """
+    if told.number < held.number:
+        raise ValueError(f"is number {told.number}, older than number {held.number} in use")
+    if told.number > held.number:
+        return told
+    new = tuple(key for key in told.keys if key not in held.keys)
+    return Revocations(held.fleet, held.number, (*held.keys, *new)) if new else held
 
 
 def moment(unix_s: float) -> str:

@@ -10,6 +10,7 @@
     NODE/next.key            the pair that it changes to
     NODE/node.request        what is to be signed
     NODE/node.certificate    what came of that: the pair that it names is the one in use
+    DATA/revoked             in the agent's data directory: the latest revocations that it heard of while it ran
 
 So a node changes to its next pair with the one file that is replaced last. Directories have mode 0700 and secrets 0600;
 looser ones are refused, and so is what belongs to another user.
@@ -21,10 +22,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from mesh.errors import ConfigError
-from mesh.security.certificates import Certificate, Revocations, open_revocations, peek, sign, verify
+from mesh.security.certificates import (
+    REVOKED_MAX,
+    Certificate,
+    Revocations,
+    open_revocations,
+    peek,
+    sign,
+    verify,
+)
 from mesh.security.forms import LINES_MAX, read_lines, write_line
 from mesh.security.keys import FleetKey, FleetSecret, NodeSecret, Request, new_fleet, new_node
 from mesh.types import name_problem, node_id_problem
@@ -32,16 +41,21 @@ from mesh.types import name_problem, node_id_problem
 __all__ = [
     "CERTIFICATE",
     "REQUEST",
+    "REVOKED",
     "NodeKeys",
     "certify",
     "is_fleet",
+    "keep_revocations",
+    "kept_revocations",
     "load",
     "load_fleet",
     "load_node",
     "make_fleet",
     "make_node",
     "read_request",
+    "read_revocations",
     "renew_node",
+    "revocations_text",
     "revoke",
     "trusted",
 ]
@@ -50,6 +64,9 @@ FLEET_SECRET, FLEET_PUBLIC, REVOKED, ISSUED = "fleet.key", "fleet.public", "revo
 NODE_SECRET, NEXT_SECRET, REQUEST, CERTIFICATE = "node.key", "next.key", "node.request", "node.certificate"
 
 FILE_BYTES_MAX = 1 << 20
+REVOKED_BYTES_MAX = 512 << 10
+"""Bytes of the revocations as text: what a key of Consul may hold."""
+
 ISSUED_BYTES_MAX = 1 << 26
 ISSUED_MAX = 100_000
 
@@ -105,12 +122,37 @@ def trusted(directory: Path, fleet: str) -> tuple[bytes, ...]:
 
 def _revocations(directory: Path, fleet: str, fleet_keys: Sequence[bytes]) -> Revocations:
     path = directory / REVOKED
+    data = revocations_text(directory)
     try:
-        return open_revocations(_read(path, "revoked", bytes)[0], fleet, fleet_keys)
-    except ConfigError:
-        raise
+        return read_revocations(data, fleet, fleet_keys)
     except ValueError as error:
         raise _wrong(path, str(error)) from None
+
+
+def revocations_text(directory: Path) -> bytes:
+    """Return the revocations in a directory as they are handed on; raises ConfigError."""
+    return _text(directory / REVOKED, REVOKED_BYTES_MAX).encode()
+
+
+def read_revocations(text: bytes, fleet: str, fleet_keys: Sequence[bytes]) -> Revocations:
+    """Return the fleet's revocations in a text, wherever it is from; raises ValueError that says what is wrong."""
+    if len(text) > REVOKED_BYTES_MAX:
+        raise ValueError(f"is larger than {REVOKED_BYTES_MAX} bytes")
+    try:
+        (signed,) = read_lines("revoked", text.decode("ascii"), bytes, 1)
+    except UnicodeDecodeError:
+        raise ValueError("is no text of ours") from None
+    return open_revocations(signed, fleet, fleet_keys)
+
+
+def kept_revocations(data_dir: Path) -> bytes:
+    """Return the revocations that an agent before this one kept, nothing if it kept none; raises ConfigError."""
+    return revocations_text(data_dir) if (data_dir / REVOKED).exists() else b""
+
+
+def keep_revocations(data_dir: Path, text: bytes) -> None:
+    """Keep revocations for the next agent; raises ConfigError."""
+    _write(data_dir / REVOKED, text.decode("ascii"))
 
 
 def load_node(directory: Path) -> tuple[list[NodeSecret], bytes | None]:
@@ -201,6 +243,7 @@ def certify(
 ) -> Certificate:
     """Sign for a node, and put all that it needs into ``out``, its certificate last; raises ConfigError."""
     secret, revocations, _ = load_fleet(directory)
+    _sign_anew(directory, secret, revocations)
     if problem := node_id_problem(request.node):
         raise ConfigError([problem], "the request")
     if request.public_key in revocations.keys:
@@ -217,6 +260,15 @@ def certify(
     return certificate
 
 
+def _sign_anew(directory: Path, secret: FleetSecret, revocations: Revocations) -> None:
+    """Have the fleet's revocations be signed by this key, if they are still by another that is trusted."""
+    try:
+        read_revocations(revocations_text(directory), secret.fleet, [secret.public.key])
+    except ValueError:
+        after = structs.replace(revocations, number=revocations.number + 1)
+        _write(directory / REVOKED, write_line("revoked", sign(after, secret.signer)))
+
+
 def revoke(directory: Path, whom: str, unix_s: float) -> tuple[Revocations, list[str]]:
     """Revoke a public key, or all that were issued to a node and have not expired; return the list, and what is new.
 
@@ -227,6 +279,8 @@ def revoke(directory: Path, whom: str, unix_s: float) -> tuple[Revocations, list
     new = [key for key in dict.fromkeys(keys) if key not in before.keys]
     if not keys:
         raise _wrong(directory / ISSUED, f"has no certificate of a node or for a key {whom!r} that has not expired")
+    if len(before.keys) + len(new) > REVOKED_MAX:
+        raise _wrong(directory / REVOKED, f"would have more than {REVOKED_MAX} keys")
     after = Revocations(before.fleet, before.number + 1, (*before.keys, *new))
     _write(directory / REVOKED, write_line("revoked", sign(after, secret.signer)))
     return after, new

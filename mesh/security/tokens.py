@@ -8,11 +8,13 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from mesh.core.records import TOKEN_BYTES_MAX
 from mesh.errors import ConfigError
 
-__all__ = ["TOKEN_CHARS_MAX", "TOKEN_CHARS_MIN", "Bearer", "Tokens", "digest_of", "read_tokens"]
+__all__ = ["TOKEN_BYTES_MIN", "Bearer", "Tokens", "digest_of", "read_tokens"]
 
-TOKEN_CHARS_MIN, TOKEN_CHARS_MAX = 16, 4096
+TOKEN_BYTES_MIN = 16
+"""A shorter token could be guessed."""
 
 _LOOSE = 0o137
 """What the mode of a token's file must not have: 0600 and 0640 are right."""
@@ -79,10 +81,10 @@ def _read(path: str) -> bytes:
             raise ValueError(f"is open to others (mode {mode:04o}): chmod 600, or 640 for the group of its apps")
         if found.st_uid not in (0, os.geteuid()):
             raise ValueError(f"belongs to user {found.st_uid}: chown it to root or to the agent's user")
-        token = file.read(TOKEN_CHARS_MAX + 2).strip()
-    if not (TOKEN_CHARS_MIN <= len(token) <= TOKEN_CHARS_MAX and all(0x21 <= byte <= 0x7E for byte in token)):
+        token = file.read(TOKEN_BYTES_MAX + 2).strip()
+    if not (TOKEN_BYTES_MIN <= len(token) <= TOKEN_BYTES_MAX and all(0x21 <= byte <= 0x7E for byte in token)):
         raise ValueError(
-            f"must hold one token of {TOKEN_CHARS_MIN} to {TOKEN_CHARS_MAX} printable characters: "
+            f"must hold one token of {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} printable characters: "
             f"`openssl rand -hex 32` makes one"
         )
     return token

@@ -137,7 +137,7 @@ class App:
 
     def _cancel(self, id: Id) -> None:
         if id[2] in self.session.calling.pending:
-            self.ledger.give_up(id)
+            self.ledger.give_up(id, cancelled=True)
             self.session.cancel(id[2])
 
     def _after(self, events: list[Event]) -> None:

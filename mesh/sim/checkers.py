@@ -1,18 +1,22 @@
 """What must be true of nodes and sessions: their budgets always, and empty tables when nothing is left to do."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from mesh.client.session import Session
+from mesh.core.durable import Durable
 from mesh.core.effects import Note
+from mesh.core.ledger import Expire
 from mesh.core.link import Phase
+from mesh.core.monitor import MONITOR_MIN_S
 from mesh.core.node import Node
 from mesh.core.notes import APP_MALFORMED, DUPLICATE_NODE, LINK_MALFORMED
+from mesh.core.outbox import Key
 from mesh.core.pool import State as SlotState
 from mesh.core.records import Ask, Request
 
-__all__ = ["alarm", "leaks", "over_budget", "overdue", "session_leaks", "stale_send", "tags"]
+__all__ = ["alarm", "leaks", "over_budget", "overdue", "session_leaks", "stale_send", "tags", "unwatched"]
 
 _ALARMS = (APP_MALFORMED, DUPLICATE_NODE, LINK_MALFORMED)
 """Notes that nothing but a defect can cause: the simulated network never delivers a wrong bit."""
@@ -82,6 +86,17 @@ def overdue(node: Node, now: float) -> Iterator[str]:
                 yield f"{key} is kept, and was due {now - held.deadline:.3f} s ago"
 
 
+def unwatched(node: Node, silent_s: Callable[[Key, int], float]) -> Iterator[str]:
+    """Return which watched calls that must not run twice a node goes on waiting for though their app is silent:
+    ``silent_s`` says for how long a session that has begun one shows no sign of life, 0 if it may."""
+    outbox = node.state.outbox
+    for key in outbox.monitored:
+        entry = outbox.entries[key]
+        limit_s = max(MONITOR_MIN_S, entry.request.monitor_ms / 1000)
+        if not entry.repeatable and entry.nodes and silent_s(key, entry.target[1]) > limit_s + LATE_S:
+            yield f"{key} waits for an app that is stopped, though that may be silent for {limit_s:g} s only"
+
+
 def leaks(node: Node) -> Iterator[str]:
     """Return which tables of a node are not empty though nothing is outstanding anywhere."""
     state, context, outbox = node.state, node.context, node.state.outbox
@@ -107,10 +122,14 @@ def leaks(node: Node) -> Iterator[str]:
             "dirty links": state.peers.dirty,
             "parting links": state.peers.parting,
             "loopback": context.loopback,
+            "gathering": state.gathering,
+            "monitored": outbox.monitored,
             "leased slots": [slot.node for slot in state.pool.slots.values() if slot.leases],
             "wanted slots": [slot.node for slot in state.pool.slots.values() if slot.wanted],
         }
     )
+    gone = [session for session in state.durable.ended if session not in state.apps]
+    yield from _not_empty({**_durable_tables(state.durable), "ended casts of sessions that are gone": gone})
     for app in state.apps.values():
         yield from _not_empty(
             {
@@ -144,6 +163,24 @@ def leaks(node: Node) -> Iterator[str]:
                 f"link to {link.peer}: chunks in flight": link.chunker.in_flight,
             }
         )
+
+
+def _durable_tables(durable: Durable) -> dict[str, object]:
+    """Return what is kept of durable casts. That the spool is asked for what has expired is no leak."""
+    return {
+        "unwritten": durable.unwritten,
+        "unwritten_bytes": durable.unwritten_bytes,
+        "to be written": [entry for entry in durable.entries if not isinstance(entry, Expire)],
+        "being written": [entry for entry in durable.flight or () if not isinstance(entry, Expire)],
+        "ending": durable.ending,
+        "marks": durable.marks,
+        "marking": durable.marking,
+        "held on shelves": [topic for topic, shelf in durable.shelves.items() if shelf.held or shelf.left],
+        "held": durable.held,
+        "held_bytes": durable.held_bytes,
+        "left": durable.left,
+        "unsure": durable.unsure,
+    }
 
 
 def session_leaks(session: Session) -> Iterator[str]:

@@ -13,7 +13,7 @@ from mesh.core.rng import Rng
 from mesh.sim.process import Process
 from mesh.sim.world import World
 
-__all__ = ["KINDS", "Fault", "Stage", "Victim", "draw_fault", "meaning", "strike"]
+__all__ = ["KINDS", "LATER", "TO_APPS", "Fault", "Stage", "Victim", "draw_fault", "meaning", "strike"]
 
 
 class Fault(Struct, frozen=True):
@@ -219,6 +219,29 @@ def _kill_twice(stage: Stage, fault: Fault) -> None:
     stage.until(fault, again)
 
 
+def _lose_disk(stage: Stage, fault: Fault) -> None:
+    """An agent's process is killed and its disk is lost; its supervisor starts another, with an empty one."""
+    world = stage.world
+    world.kill(fault.one)
+    if fault.one in world.disks:
+        world.disks[fault.one].lose(world.now)
+        world.started.pop(fault.one, None)
+    stage.until(fault, lambda: stage.restart(fault.one))
+
+
+def _bad_disk(stage: Stage, fault: Fault) -> None:
+    """A machine's disk refuses everything for a while."""
+    disk = stage.world.disks.get(fault.one)
+    if disk is None:
+        return
+    disk.spool.fault = "input/output error"
+
+    def undo() -> None:
+        disk.spool.fault = ""
+
+    stage.until(fault, undo)
+
+
 def _drain(stage: Stage, fault: Fault) -> None:
     """An agent drains, stops, and is started again."""
     world, agent = stage.world, stage.world.agents[fault.one]
@@ -250,6 +273,20 @@ def _slow_app(stage: Stage, fault: Fault) -> None:
 
     def undo() -> None:
         process.read_s = before
+
+    stage.until(fault, undo)
+
+
+def _clog(stage: Stage, fault: Fault) -> None:
+    """An app's socket takes nothing from its agent for a while; what the app writes is read."""
+    world, process = stage.world, stage.app(fault.app).process
+    if not process.is_up or process.node not in world.agents:
+        return
+    world.clog(process.node, process)
+
+    def undo() -> None:
+        if process.node in world.agents:
+            world.unclog(process.node, process)
 
     stage.until(fault, undo)
 
@@ -341,6 +378,8 @@ _TO_AGENTS: dict[str, Callable[[Stage, Fault], None]] = {
     "lag": _lag,
     "kill": _kill,
     "kill-twice": _kill_twice,
+    "lose-disk": _lose_disk,
+    "bad-disk": _bad_disk,
     "drain": _drain,
     "away": _away,
     "wipe": _wipe,
@@ -353,6 +392,7 @@ _TO_APPS: dict[str, Callable[[Stage, Fault], None]] = {
     "socket-error": _socket_error,
     "stop-app": _stop_app,
     "slow-app": _slow_app,
+    "clog": _clog,
     "die": _die,
     "leave": _leave,
 }
@@ -360,6 +400,12 @@ _STRIKES = {**_BETWEEN, **_TO_AGENTS, **_TO_APPS}
 
 KINDS: tuple[str, ...] = tuple(_STRIKES)
 """The names of all kinds of faults."""
+
+TO_APPS: tuple[str, ...] = tuple(_TO_APPS)
+"""Those that meet an app: agents and links are well."""
+
+LATER: tuple[str, ...] = ("lose-disk", "bad-disk", "clog")
+"""Those that a seed draws after all else, so that it goes on to mean what it meant before there were any."""
 
 
 def meaning(kind: str) -> str:

@@ -4,7 +4,9 @@ The promises that are checked are those of the delivery table. A message ends ex
 gave it up. An outcome that says that nothing ran is true before and after it is given; one that says that a handler
 ended is too. What must not run twice runs once; no session runs the same message twice, whatever it is. What a
 session sends to what only one instance can serve arrives there in its order, where nothing was sent again: a message
-that may go elsewhere can be aimed at another instance first, and a fan-out waits until all are known.
+that may go elsewhere can be aimed at another instance first, and a fan-out waits until all are known. What goes by the
+disk keeps its order among its like. A durable cast that was accepted is ended by a handler or is a dead letter, whoever
+died, as long as its disk lives.
 """
 
 from collections.abc import Callable
@@ -14,10 +16,16 @@ from msgspec import Struct, field
 from mesh.client.events import Id, Outcome
 from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request, Status
 
-__all__ = ["NOT_RUN", "Ledger", "Message", "body_of", "name_of"]
+__all__ = ["NOT_RUN", "SILENT", "Ledger", "Message", "body_of", "name_of"]
 
 NOT_RUN = (Status.UNROUTABLE, Status.OVERLOADED, Status.EXPIRED, Status.REJECTED, Status.AGENT_UNAVAILABLE)
 """Outcomes that say that no handler began."""
+
+SILENT = "no sign of life"
+"""What is said of a call that was watched, and whose app was silent for too long."""
+
+_QUEUES = ("queue_records", "queue_bytes")
+"""The limits whose end a call may ask to wait for."""
 
 STAMP_BYTES = 8
 """Every body begins with the number of its message, as far as it is long enough."""
@@ -25,7 +33,8 @@ STAMP_BYTES = 8
 
 class Message(Struct):
     """One request. Times are the world's; ``begun``: the sessions that ran it, ``ended``: those that finished it;
-    ``given_up``: nobody waits for its outcome; ``again``: another agent was, or may be, sent it too."""
+    ``given_up``: nobody waits for its outcome, ``cancelled``: because its app said so; ``again``: another agent was, or
+    may be, sent it too."""
 
     request: Request
     body: bytes
@@ -33,6 +42,7 @@ class Message(Struct):
     deadline: float
     held: bool = False
     given_up: bool = False
+    cancelled: bool = False
     refused: bool = False
     again: bool = False
     begun: list[int] = field(default_factory=list)
@@ -67,7 +77,7 @@ class Ledger:
         self.found = found
         self.strict = strict
         self.messages: dict[Id, Message] = {}
-        self.last: dict[tuple[int, int, str, str], int] = {}
+        self.last: dict[tuple[int, int, str, str, int], int] = {}
         self.single: dict[str, None] = {}
         self.ordered_bytes_max = 0
 
@@ -79,9 +89,10 @@ class Ledger:
         """The agent has accepted a cast."""
         self.messages[id].held = True
 
-    def give_up(self, id: Id) -> None:
+    def give_up(self, id: Id, *, cancelled: bool = False) -> None:
         """Its app cancelled it, or died."""
-        self.messages[id].given_up = True
+        message = self.messages[id]
+        message.given_up, message.cancelled = True, message.cancelled or cancelled
 
     def lost(self, session: int) -> None:
         """An app has lost its agent: what has not ended is sent to the next, given back or repeated."""
@@ -103,7 +114,8 @@ class Ledger:
         is_ordered = request.kind != Kind.FANOUT and len(request.body) <= self.ordered_bytes_max
         if is_again or not is_ordered or not (request.server or request.topic in self.single):
             return
-        key = (request.session, session, request.topic, request.server)
+        by_disk = request.flags & (Flag.DURABLE | Flag.ONCE) if request.flags & Flag.DURABLE else 0
+        key = (request.session, session, request.topic, request.server, by_disk)
         if self.last.get(key, -1) > request.seq:
             self.found(f"{self.name(id)} came to {session} after {self.last[key]}, which was sent later")
         self.last[key] = max(request.seq, self.last.get(key, -1))
@@ -149,6 +161,10 @@ class Ledger:
                 return "no handler failed"
             if outcome.status == Status.CANCELLED:
                 return "nobody cancelled it"
+            if message.request.flags & Flag.ROOM and outcome.limit in _QUEUES:
+                return "it was to wait for room"
+            if self.strict and SILENT in outcome.text:
+                return "nothing kept its app from showing one"
             return ""
         if isinstance(outcome, Receipt):
             told = outcome.finished + outcome.failed + outcome.unknown
@@ -161,6 +177,16 @@ class Ledger:
         return "" if kind == Kind.CAST and message.ended else "no handler ended it"
 
     # In sum
+
+    def vanished(self, node: str, dead: set[tuple[int, int]], lost_at: float) -> list[Id]:
+        """Return which durable casts of a node's apps, accepted and sent after its disk was last lost, no handler has
+        ended, though they are no dead letters, by session and seq."""
+        return [
+            id
+            for id, message in self.messages.items()
+            if message.held and not message.cancelled and message.request.flags & Flag.DURABLE
+            if id[0] == node and message.sent_at > lost_at and not message.ended and (id[1], id[2]) not in dead
+        ]
 
     def open(self) -> list[Id]:
         """Return what has not ended and whose app waits for it."""

@@ -4,14 +4,18 @@ A plan is data, and is played by `run`. Which kinds of faults and messages a see
 testing: Groce, Zhang, Eide, Chen, Regehr, "Swarm testing", ISSTA 2012): a run with a few kinds goes deeper than one
 that has a little of everything. One seed in eight has no faults at all, and then nothing may fail that does not fail
 by itself.
+
+What the simulator learnt later is drawn after all that, by dice of its own (`_later`), and for one seed in two not at
+all: such a seed is what it was before.
 """
 
 from typing import TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from mesh.core.context import NodeOptions
 from mesh.core.directory import DirectoryOptions
+from mesh.core.durable import DurableOptions
 from mesh.core.heat import HeatOptions
 from mesh.core.inbox import InboxOptions
 from mesh.core.link import LinkOptions
@@ -22,7 +26,7 @@ from mesh.core.records import Flag, Kind
 from mesh.core.rng import Rng
 from mesh.core.router import RouterOptions
 from mesh.sim.apps import Manner, ServicePlan
-from mesh.sim.faults import KINDS, Fault, draw_fault
+from mesh.sim.faults import KINDS, LATER, Fault, draw_fault
 from mesh.sim.world import NetworkOptions
 
 __all__ = ["AppPlan", "Plan", "Step", "draw"]
@@ -31,6 +35,9 @@ NAMES = ("ash", "beech", "cedar", "dogwood", "elm", "fir", "gorse")
 TOPICS = ("orders", "stock", "mail")
 BEGIN_S, WARM_S = 1.0, 2.0
 """When the first app connects, and when the first message may be sent."""
+
+LATER_SALT = 0xD1B54A32D192ED03
+"""What the seed of the later dice differs by."""
 
 T = TypeVar("T")
 
@@ -56,10 +63,12 @@ class Step(Struct, frozen=True, omit_defaults=True):
     flags: int = 0
     server_of: int = -1
     cancel_s: float = 0.0
+    monitor_s: float = 0.0
 
 
 class Plan(Struct, frozen=True, omit_defaults=True):
-    """A whole run. ``clocks``: how far each node's clock is ahead, and its rate; ``calm_at``: no fault lasts longer."""
+    """A whole run. ``clocks``: how far each node's clock is ahead, and its rate; ``calm_at``: no fault lasts longer;
+    ``has_disks``: agents have spools, and remember what they knew of topics."""
 
     seed: int
     nodes: tuple[str, ...]
@@ -70,6 +79,7 @@ class Plan(Struct, frozen=True, omit_defaults=True):
     faults: tuple[Fault, ...]
     calm_at: float
     clocks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    has_disks: bool = False
 
 
 class _Dice:
@@ -94,7 +104,8 @@ def draw(seed: int, only: tuple[str, ...] = ()) -> Plan:
     dice = _Dice(rng)
     nodes = NAMES[: dice.one_of(1, 2, 3, 3, 4, 5, 7)]
     options, network = _options(dice), _network(dice)
-    kinds = list(only) or ([] if dice.chance(1 / 8) else dice.some_of(KINDS, dice.one_of(0.1, 0.25, 0.5)))
+    first = tuple(kind for kind in KINDS if kind not in LATER)
+    kinds = list(only) or ([] if dice.chance(1 / 8) else dice.some_of(first, dice.one_of(0.1, 0.25, 0.5)))
     apps = _apps(dice, nodes)
     span_s = rng.uniform(3.0, 9.0)
     calm_at = WARM_S + span_s + 1.0
@@ -108,7 +119,51 @@ def draw(seed: int, only: tuple[str, ...] = ()) -> Plan:
     clocks = {}
     if kinds and dice.chance(0.5):
         clocks = {name: (rng.uniform(0, 1000.0), 1.0 + rng.uniform(-0.002, 0.002)) for name in nodes}
-    return Plan(seed, nodes, options, network, apps, steps, tuple(faults), calm_at, clocks)
+    plan = Plan(seed, nodes, options, network, apps, steps, tuple(faults), calm_at, clocks)
+    later = _Dice(Rng(seed ^ LATER_SALT))
+    return _later(later, plan, only) if later.chance(0.5) or _are_later(only) else plan
+
+
+def _are_later(only: tuple[str, ...]) -> bool:
+    return any(kind in LATER for kind in only)
+
+
+def _later(dice: _Dice, plan: Plan, only: tuple[str, ...]) -> Plan:
+    """Draw what came later: disks, durable casts, calls that are watched or wait for room, and the kinds of `LATER`."""
+    options = structs.replace(
+        plan.options,
+        durable=DurableOptions(
+            spool_records_max=dice.one_of(20, 1_000_000, 1_000_000), window_records=dice.one_of(64, 64, 4_096)
+        ),
+    )
+    has_disks = dice.chance(0.6) or _are_later(only)
+    kinds = [] if only or not plan.faults else dice.some_of(LATER, 0.5)
+    if not has_disks:
+        kinds = [kind for kind in kinds if kind == "clog"]
+    faults = list(plan.faults)
+    span, dead_after_s = (WARM_S, plan.calm_at), options.liveness.dead_after_s
+    for _ in range(1 + dice.rng.below(dice.one_of(2, 4, 8)) if kinds else 0):
+        kind = kinds[dice.rng.below(len(kinds))]
+        faults.append(draw_fault(kind, dice.rng, plan.nodes, len(plan.apps), span, dead_after_s))
+    faults.sort(key=lambda fault: fault.at)
+    steps = _later_steps(dice, plan.steps, has_disks=has_disks)
+    return structs.replace(plan, options=options, faults=tuple(faults), steps=steps, has_disks=has_disks)
+
+
+def _later_steps(dice: _Dice, steps: tuple[Step, ...], *, has_disks: bool) -> tuple[Step, ...]:
+    """Draw which calls are watched, or wait for room, and which casts are durable, sent once or not."""
+    watched, roomy = dice.one_of(0.0, 0.2, 0.8), dice.one_of(0.0, 0.3, 1.0)
+    durable = dice.one_of(0.2, 0.6, 1.0) if has_disks else 0.0
+    drawn = []
+    for step in steps:
+        flags, kind, monitor_s = step.flags, step.kind, step.monitor_s
+        if kind == Kind.CALL:
+            flags |= int(Flag.ROOM) if dice.chance(roomy) else 0
+            monitor_s = dice.rng.uniform(0.5, 2.5) if dice.chance(watched) else 0.0
+        elif kind == Kind.CAST and dice.chance(durable):
+            flags |= int(Flag.DURABLE)
+        drawn.append(structs.replace(step, flags=flags, monitor_s=monitor_s))
+    return tuple(drawn)
 
 
 def _options(dice: _Dice) -> NodeOptions:

@@ -16,7 +16,7 @@ __all__ = ["Process"]
 
 class Process:
     """One app's process, a `Speaker`. ``read_s``: how long it takes over each frame; ``on_write`` is called before it
-    writes."""
+    writes; ``stopped_at``: since when it is stopped, if it is."""
 
     def __init__(
         self, world: World, node: str, session: Session, tell: Callable[[list[Event]], None], *, read_s: float = 0.0
@@ -26,7 +26,7 @@ class Process:
         self.unread: deque[Callable[[], None]] = deque()
         self.read_s = read_s
         self.reads_at = 0.0
-        self.paused_until = 0.0
+        self.stopped_at = self.paused_until = 0.0
         self.wakes_at = 0.0
         self.is_up = False
         self.is_alive = True
@@ -146,6 +146,8 @@ class Process:
 
     def pause(self, duration_s: float) -> None:
         """Stop the process: it neither reads nor writes nor works for a while."""
+        if self.paused_until <= self.world.now:
+            self.stopped_at = self.world.now
         self.paused_until = max(self.paused_until, self.world.now + duration_s)
         self.reads_at = max(self.reads_at, self.paused_until)
         self.world.say(f"app {self.session.id} is stopped for {duration_s:.3f} s")

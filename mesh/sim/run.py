@@ -17,10 +17,13 @@ from mesh.core.effects import Note, Stop
 from mesh.core.records import Kind, Reply, Request
 from mesh.sim import checkers
 from mesh.sim.apps import App
-from mesh.sim.faults import Fault, strike
+from mesh.sim.disk import Disk
+from mesh.sim.faults import TO_APPS, Fault, strike
 from mesh.sim.ledger import Ledger, Message, body_of, name_of
 from mesh.sim.plan import BEGIN_S, Plan, Step
 from mesh.sim.world import Agent, World
+from mesh.spool.base import DeadOptions
+from mesh.spool.memory import MemorySpool
 
 __all__ = ["Result", "play"]
 
@@ -73,6 +76,7 @@ class _Run:
         self.ledger.single = {topic: None for topic in topics if topics.count(topic) == 1}
         self.apps: list[App] = []
         self.is_calm = False
+        self.is_attentive = all(fault.kind in TO_APPS for fault in plan.faults)
 
     def found(self, text: str) -> None:
         """Something is not as it must be."""
@@ -139,6 +143,7 @@ class _Run:
             server = f"{served.node}-{served.id}"
         body = body_of(number, step.size)
         request = Request(step.kind, 0, step.topic, server, round(step.timeout_s * 1000), body, step.flags)
+        request.monitor_ms = round(step.monitor_s * 1000)
         app = self.app(step.app)
         if app.is_alive:
             app.send(request, step.timeout_s, step.cancel_s)
@@ -155,6 +160,8 @@ class _Run:
         for name, (ahead_s, rate) in plan.clocks.items():
             world.set_clock(name, ahead_s, rate)
         for name in plan.nodes:
+            if plan.has_disks:
+                world.disks[name] = Disk(MemorySpool(DeadOptions(), partial(world.time, name)))
             world.start(name, plan.options)
         world.run(BEGIN_S)
         self.apps = [self._start_app(number, number + 1) for number in range(len(plan.apps))]
@@ -182,10 +189,21 @@ class _Run:
             for name, agent in world.agents.items():
                 for problem in checkers.over_budget(agent.node):
                     self.found(f"{name}: {problem}")
+                if self.is_attentive:
+                    for problem in checkers.unwatched(agent.node, partial(self._silent_s, name)):
+                        self.found(f"{name}: {problem}")
                 if agent.paused_until + LOOK_S < world.now:
                     for problem in checkers.overdue(agent.node, agent.time()):
                         self.found(f"{name}: {problem}")
         return not self.result.findings
+
+    def _silent_s(self, node: str, key: tuple[int, int], session: int) -> float:
+        """Return for how long an app has been stopped that had begun a request of a node's app before."""
+        if session not in self.ledger.messages[node, *key].begun:
+            return 0.0
+        now = self.world.now
+        stopped = (app.process for app in self.apps if app.id == session and app.process.paused_until > now)
+        return max((now - process.stopped_at for process in stopped), default=0.0)
 
     def _calm(self) -> None:
         """No fault lasts any longer."""
@@ -198,6 +216,8 @@ class _Run:
                 world.heal(one, other)
         world.network.deaf.clear()
         world.matchmaker.back()
+        for disk in world.disks.values():
+            disk.spool.fault = ""
         for number, app in enumerate(self.apps):
             app.calm()
             self.replace(number)
@@ -244,6 +264,18 @@ class _Run:
             if app.is_alive:
                 for problem in checkers.session_leaks(app.session):
                     self.found(f"app {app.id} leaks: {problem}")
+        for name, disk in self.world.disks.items():
+            self._expect_all_delivered(name, disk)
+
+    def _expect_all_delivered(self, name: str, disk: Disk) -> None:
+        """What was accepted for a disk has been delivered, or is a dead letter; else nothing is on it."""
+        spool = disk.spool
+        letters = spool.dead(0, len(self.ledger.messages))
+        for id in self.ledger.vanished(name, {(letter.session, letter.seq) for letter in letters}, disk.lost_at):
+            self.found(f"{self.ledger.name(id)} was accepted, and is neither delivered nor a dead letter")
+        totals = spool.totals()
+        if totals.records or totals.done:
+            self.found(f"{name} leaks on its disk: {totals.records} that wait, {totals.done} that are done")
 
 
 def _is_answered(message: Message) -> bool:

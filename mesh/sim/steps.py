@@ -118,7 +118,7 @@ class Hand:
         """Start an agent, with an incarnation greater than all before."""
         incarnation = self.world.incarnations.get(name, 0) + 1
         self.world.incarnations[name] = incarnation
-        identity = Identity(name, "sim", incarnation, Endpoint(name, PORT))
+        identity = Identity(name, "sim", incarnation, Endpoint(name, PORT), successor=incarnation > 1)
         node = self.nodes[name] = Node(identity, self.options, incarnation, self.world.now)
         node.tick_s = TICK_S
         self.world.nodes[name] = b""

@@ -45,10 +45,11 @@ from mesh.core.node import Node
 from mesh.core.rng import Rng
 from mesh.core.session import Credentials
 from mesh.sim.describe import describe
+from mesh.sim.disk import Disk
 from mesh.sim.matchmaker import Matchmaker
 from mesh.sim.network import Network, NetworkOptions, Wire
 from mesh.spool import base as spool_base
-from mesh.types import Endpoint
+from mesh.types import Endpoint, TopicKey
 
 __all__ = ["Agent", "NetworkOptions", "Speaker", "World"]
 
@@ -86,6 +87,7 @@ class Agent:
         self.hung_up: dict[int, bool] = {}
         self.clogged: dict[int, list[Callable[[], object]]] = {}
         self.spool: spool_base.Spool | None = None
+        self.before: dict[TopicKey, Snapshot] = {}
         self.disk_free_at = 0.0
         self.running = True
         self.paused_until = 0.0
@@ -121,6 +123,8 @@ class World:
         self.trace: list[str] = []
         self.stopped: dict[str, Stop] = {}
         self.agents: dict[str, Agent] = {}
+        self.started: dict[str, None] = {}
+        self.disks: dict[str, Disk] = {}
         self.clocks: dict[str, tuple[float, float]] = {}
         self.incarnation = 1_000
         self.on_frame: Callable[[bytes], None] | None = None
@@ -185,12 +189,16 @@ class World:
     # Nodes
 
     def start(self, name: str, options: NodeOptions, spool: spool_base.Spool | None = None) -> Agent:
-        """Start an agent; one of the same name that was killed is succeeded by it. ``spool`` is its disk."""
+        """Start an agent; one of the same name that was killed is succeeded by it. ``spool`` is what it has for durable
+        casts, its machine's disk (``disks``) if nothing is said and there is one."""
         assert name not in self.agents, f"{name} runs already"
         self.incarnation += 1
-        identity = Identity(name, "sim", self.incarnation, Endpoint(name, PORT))
+        identity = Identity(name, "sim", self.incarnation, Endpoint(name, PORT), successor=name in self.started)
+        self.started[name] = None
         node = Node(identity, options, self.rng.u64() >> 1, self.time(name))
         agent = self.agents[name] = Agent(self, name, node)
+        if name in self.disks:
+            spool, agent.before = spool or self.disks[name].spool, dict(self.disks[name].directory)
         agent.spool = spool
         self.say(f"{name} starts as {self.incarnation}")
         self._tick_later(agent)
@@ -275,6 +283,7 @@ class World:
                 self.network.sever(agent.wires[effect.conn], "closed by the other end")
         elif isinstance(effect, CloseApp):
             speaker = agent.speakers.pop(effect.app, None)
+            agent.clogged.pop(effect.app, None)
             if speaker is not None:
                 if effect.app not in agent.hung_up:
                     self._hang_up(name, speaker)
@@ -285,6 +294,8 @@ class World:
             self._spool(agent, effect)
         elif isinstance(effect, Watch):
             self.matchmaker.watch(name, effect.topic)
+            if self.matchmaker.is_away:
+                self._tell_remembered(agent, effect.topic)
         elif isinstance(effect, Unwatch):
             self.matchmaker.unwatch(name, effect.topic)
         elif isinstance(effect, Stop):
@@ -305,7 +316,7 @@ class World:
 
     def _confirm(self, agent: Agent, effect: Confirm) -> None:
         if effect.app in agent.clogged:
-            agent.clogged[effect.app].append(lambda: self._confirm(agent, effect))
+            agent.clogged[effect.app].append(lambda: self.at(self.now, lambda: self._confirm(agent, effect)))
         elif effect.app in agent.speakers and effect.app not in agent.hung_up:
             self.turn(agent, lambda: agent.node.app_took(effect.app, effect.number, agent.time()))
 
@@ -348,8 +359,17 @@ class World:
 
     def _tell(self, name: str, snapshot: Snapshot) -> None:
         agent, watchers = self.agents[name], self.matchmaker.watchers[snapshot.topic]
+        agent.before.pop(snapshot.topic, None)
+        if name in self.disks:
+            self.disks[name].remember(snapshot)
         watchers[name] = max(watchers[name], self.now + self.rng.uniform(*self.options.catalogue_delay_s))
         self.at(watchers[name], lambda: self.turn(agent, lambda: agent.node.snapshot(snapshot, agent.time())))
+
+    def _tell_remembered(self, agent: Agent, topic: TopicKey) -> None:
+        """The matchmaker is away: what the agent before knew of a topic is told, once."""
+        snapshot = agent.before.pop(topic, None)
+        if snapshot is not None:
+            self.at(self.now, lambda: self.turn(agent, lambda: agent.node.snapshot(snapshot, agent.time())))
 
     # Apps
 
@@ -369,6 +389,7 @@ class World:
 
         def close() -> None:
             agent.speakers.pop(conn, None)
+            agent.clogged.pop(conn, None)
             agent.node.app_closed(conn, agent.time(), dead=dead)
 
         agent.hung_up[conn] = lossy
@@ -376,13 +397,16 @@ class World:
         self._hang_up(name, speaker)
 
     def clog(self, name: str, speaker: Speaker) -> None:
-        """Have an app read nothing: its socket is full, and what it is told waits in its agent's memory."""
+        """Have an app's socket be full: what the app is told waits in its agent's memory. What it says is read."""
         agent = self.agents[name]
-        agent.clogged[agent.conn_of(speaker)] = []
+        agent.clogged.setdefault(agent.conn_of(speaker), [])
 
     def unclog(self, name: str, speaker: Speaker) -> None:
-        """Have an app read again."""
+        """Have an app's socket take again what its agent writes, as soon as that runs."""
         agent = self.agents[name]
+        if agent.paused_until > self.now:
+            self.at(agent.paused_until, lambda: self.unclog(name, speaker) if name in self.agents else None)
+            return
         for event in agent.clogged.pop(agent.conn_of(speaker), []):
             event()
 

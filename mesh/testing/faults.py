@@ -87,7 +87,7 @@ _FEARED = (
 
 _ANSWERED = (
     *("cut", "half-cut", "slow", "noise", "deaf", "lag", "drain", "hang-up", "socket-error", "slow-app", "leave"),
-    *("away", "wipe", "empty", "split", "stale"),
+    *("away", "wipe", "empty", "split", "stale", "bad-disk", "clog"),
 )
 """Kinds that a call lives through whose handler has ended, by the rules of delivery."""
 

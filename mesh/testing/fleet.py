@@ -26,6 +26,7 @@ from mesh.core.effects import Stop
 from mesh.core.records import Request
 from mesh.core.rng import Rng
 from mesh.sim import faults as sim
+from mesh.sim.disk import Disk
 from mesh.sim.world import NetworkOptions, World
 from mesh.spool.base import DeadOptions
 from mesh.spool.memory import MemorySpool
@@ -70,7 +71,7 @@ class Fleet:
         self._by_id: dict[Id, Sent] = {}
         self._armed: list[tuple[Fault, str]] = []
         self._depth = 0
-        self._disks = {name: MemorySpool(DeadOptions(), lambda: self.world.now) for name in nodes}
+        self.world.disks = {name: Disk(MemorySpool(DeadOptions(), lambda: self.world.now)) for name in nodes}
         for name in nodes:
             self.restart(name)
         self.world.run(self.world.now + INSTANT_S)
@@ -153,9 +154,14 @@ class Fleet:
         return app
 
     def close(self) -> None:
-        """End every client at once: whoever still waits gets SessionClosed."""
+        """End every client at once: whoever still waits gets SessionClosed. Their event loop may be closed already."""
+        is_here = self.driver is None or self.driver.is_here()
         for app in self._apps:
-            app.end()
+            if is_here:
+                app.end()
+            else:  # nobody is left in that loop who could be told
+                app.session.close()
+                app.close()
 
     def __enter__(self) -> "Fleet":
         return self
@@ -284,7 +290,7 @@ class Fleet:
     def restart(self, name: str) -> None:
         """Start an agent, unless it runs; what it had on its disk is there."""
         if name not in self.world.agents:
-            self.world.start(name, NodeOptions(), self._disks[name])
+            self.world.start(name, NodeOptions())
 
     def replace(self, number: int) -> None:
         """No process takes the place of one that died: a test connects it."""

@@ -44,10 +44,16 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._paced_from: tuple[float, float] | None = None
 
+    def is_here(self) -> bool:
+        """Whether its loop can still do something, and no other runs here."""
+        return not self.loop.is_closed() and asyncio._get_running_loop() in (None, self.loop)
+
     def check(self) -> None:
-        """Raise RuntimeError in another loop than its own."""
-        if asyncio.get_running_loop() is not self.loop:
-            raise RuntimeError("this fleet is another event loop's: each test makes its own")
+        """Raise RuntimeError in another loop than its own, and when that is closed."""
+        if not self.is_here():
+            raise RuntimeError(
+                "this fleet belongs to another event loop: make one for each, that is for each test or asyncio.run"
+            )
 
     # Somebody waits
 
@@ -78,7 +84,8 @@ class Driver:
     # Things happen
 
     def kick(self) -> None:
-        """There is something to be done."""
+        """There is something to be done; raises RuntimeError as `check` does."""
+        self.check()
         self._idle = 0
         self._schedule()
 
@@ -199,4 +206,5 @@ class Looped:
     def close(self) -> None:
         """The session was closed."""
         self.app.close()
-        self.driver.kick()
+        if self.driver.is_here():
+            self.driver.kick()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mesh.agent.incarnation import INCARNATION_CORRUPT, INCARNATION_MAX, draw_incarnation, raise_incarnation
+from mesh.agent.incarnation import INCARNATION_CORRUPT, INCARNATION_MAX, draw_incarnation, has_run, raise_incarnation
 
 
 def quiet(name: str, **fields: Any) -> None:
@@ -57,3 +57,9 @@ def test_a_file_that_holds_no_incarnation_is_set_aside_with_a_note(tmp_path: Pat
     aside = str(tmp_path / "incarnation.corrupt")
     assert [(INCARNATION_CORRUPT, {"path": str(path), "why": "it held no incarnation", "aside": aside})] == notes
     assert content == (tmp_path / "incarnation.corrupt").read_bytes()
+
+
+def test_a_data_directory_tells_whether_an_agent_has_run_with_it(tmp_path: Path) -> None:
+    assert not has_run(tmp_path)
+    draw_incarnation(tmp_path, 1, quiet)
+    assert has_run(tmp_path)

@@ -33,6 +33,21 @@ def test_ratios_are_medians_of_the_rounds_ratios() -> None:
     assert 0.5 == report["calls_times_relay"]
 
 
+def test_with_curve_its_rate_is_set_beside_the_one_without_round_by_round() -> None:
+    plain = [(100, 10_000), (100, 40_000), (300, 10_000)]
+    beside = [
+        measures | {"plain latency": {"p50_us": p50}, "plain calls": {"per_s": per_s}}
+        for measures, (p50, per_s) in zip(ROUNDS, plain, strict=True)
+    ]
+    report = report_of(beside, {})
+    assert (100, 10_000, 0.5, 2.0) == tuple(
+        report[name]
+        for name in ("plain_call_p50_us", "plain_calls_per_s", "curve_calls_over_plain", "curve_p50_over_plain")
+    )
+    assert any("the link is secured" in line for line in report["method"])
+    assert "plain_calls_per_s" not in report_of(ROUNDS, {})
+
+
 def test_the_report_says_how_and_where_it_was_measured() -> None:
     report = report_of(ROUNDS, {"cores": "2"})
     assert {"cores": "2"} == report["machine"]

@@ -177,11 +177,13 @@ def test_an_agent_is_started_with_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_the_bench_measures() -> None:
-    done = mesh("bench", "--seconds", "2", "--rounds", "1", "--json")
+@pytest.mark.parametrize("curve", [[], ["--curve"]])
+def test_the_bench_measures(curve: list[str]) -> None:
+    done = mesh("bench", "--seconds", "2", "--rounds", "1", "--json", *curve)
     assert 0 == done.returncode, done.stderr
     report = json.loads(done.stdout)
-    assert all(report[name] > 0 for name in ("floor_p50_us", "call_p50_us", "calls_per_s", "casts_per_s"))
+    beside = ("plain_call_p50_us", "plain_calls_per_s", "curve_calls_over_plain") if curve else ()
+    assert all(report[name] > 0 for name in ("floor_p50_us", "call_p50_us", "calls_per_s", "casts_per_s", *beside))
 
 
 def test_the_demo_loses_no_word(tmp_path: Path) -> None:

@@ -147,4 +147,6 @@ def test_a_status_says_by_which_key_links_are_secured_and_who_was_refused() -> N
     refused = {"at": 1.0, "peer": "m", "address": "192.0.2.1:7", "why": "'m' showed no certificate"}
     shown = lines(status_view(STATUS | {"security": keys, "refused": [refused]}))
     assert "security CURVE, key k[b]…, certificate until 2027-01-01 00:00:00Z, 2 keys revoked by list 1" in shown
+    told = lines(status_view(STATUS | {"security": keys | {"problem": "is [older]"}}))
+    assert "what was published is not seen or refused: is [older]" in " ".join(told)
     assert any(line.endswith("m at 192.0.2.1:7: 'm' showed no certificate") for line in shown)

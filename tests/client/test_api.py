@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -10,19 +11,23 @@ from mesh.client.api import (
     Message,
     Reply,
     answer_of,
+    check_handler,
     default_server,
     error_of,
     failure_of,
     no_agent,
     refusal_of,
+    request_of,
     value_of,
 )
-from mesh.client.context import current, handling, inherited_headers, inherited_timeout_s
+from mesh.client.context import Handling, current, inherited_headers, inherited_timeout_s
 from mesh.core import records
-from mesh.core.records import Failure, RefuseReason, Status
+from mesh.core.records import AppWelcome, Failure, Kind, RefuseReason, Status
 from mesh.types import MessageId, name_problem
 
 ID = ("here", 7, 3)
+
+LIMITS = AppWelcome(0, "default", "here", 1, 200, 8 << 20, 1 << 18, 2, 10_000, 64 << 20, 65_536, 3_600_000, 5_000)
 
 FACTS = {
     Status.REMOTE_ERROR: (errors.RemoteError, True, False),
@@ -80,6 +85,26 @@ def test_an_exception_is_told_within_the_bounds_of_the_record() -> None:
     assert "" == failure_of(ValueError("y"), ID, expose_traceback=False).traceback
 
 
+@pytest.mark.parametrize(
+    ("topic", "timeout_s", "told"),
+    [(b"t", 1.0, "a topic is str, not bytes"), ("t", "1", "a timeout is a number of seconds, not str")],
+)
+def test_an_argument_of_another_type_is_named(topic: Any, timeout_s: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        request_of(Kind.CALL, topic, b"", timeout_s, None, 0, LIMITS)
+
+
+async def coroutine(message: object) -> None: ...
+
+
+def test_what_cannot_handle_messages_is_refused_before_it_serves() -> None:
+    check_handler(coroutine, awaited=True)
+    check_handler(print, awaited=False)
+    for handler, awaited, told in [(5, True, "not int"), (None, False, "NoneType"), (coroutine, False, "mesh.aio")]:
+        with pytest.raises(TypeError, match=told):
+            check_handler(handler, awaited=awaited)
+
+
 def test_an_error_from_further_on_is_told_by_its_own_words() -> None:
     assert "why" == failure_of(errors.RemoteError("why", type="Deep"), ID, expose_traceback=False).text
 
@@ -112,16 +137,16 @@ def test_outside_a_handler_nothing_is_inherited() -> None:
 
 def test_inside_a_handler_time_and_headers_are_inherited() -> None:
     given = message(100.0, traceparent="t", a="b")
-    with handling(given):
+    with Handling(given):
         assert given is current()
         assert 5.0 == inherited_timeout_s(5.0)
         assert 100.0 >= inherited_timeout_s(1_000.0)
         assert given.headers == inherited_headers(None)
         assert {"traceparent": "t", "c": "d"} == inherited_headers({"c": "d"})
         assert {"traceparent": "own"} == inherited_headers({"traceparent": "own"})
-    with handling(message(100.0, a="b")):
+    with Handling(message(100.0, a="b")):
         assert {"c": "d"} == inherited_headers({"c": "d"})
-    with handling(message(-1.0)), pytest.raises(errors.Expired):
+    with Handling(message(-1.0)), pytest.raises(errors.Expired):
         inherited_timeout_s(5.0)
 
 

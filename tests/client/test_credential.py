@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mesh.client.credential import named_file, read
+from mesh.core.records import TOKEN_BYTES_MAX
 from mesh.errors import ConfigError
 
 
@@ -22,3 +23,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         named_file(tmp_path / "none", {})
     with pytest.raises(FileNotFoundError, match="No such file"):
         read(str(tmp_path / "none"))
+
+
+def test_a_file_that_holds_more_than_a_token_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    path.write_bytes(b"x" * TOKEN_BYTES_MAX + b"\n")
+    assert TOKEN_BYTES_MAX == len(read(str(path)))
+    path.write_bytes(b"x" * (TOKEN_BYTES_MAX + 1))
+    with pytest.raises(ConfigError, match=f"the token file {path}: it holds more than one token of 4096 bytes"):
+        named_file(path, {})

@@ -124,6 +124,8 @@ def test_what_cannot_be_called_by_name_is_refused_when_it_is_offered() -> None:
 def test_a_proxy_has_the_methods_as_attributes() -> None:
     client = Direct(Service())
     assert 3 == rpc.proxy(client, "topic", timeout_s=2.0).add(a=1, b=2)
+    with pytest.raises(TypeError, match="by name"):
+        rpc.proxy(client, "topic").add(1, 2)
     assert {"timeout_s": 2.0} == client.options
     with pytest.raises(AttributeError):
         getattr(rpc.proxy(client, "topic"), "_private")  # noqa: B009 - a plain expression would be one of no use

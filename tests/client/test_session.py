@@ -598,6 +598,18 @@ def test_what_was_written_gets_a_little_longer_and_is_then_indeterminate(agent: 
     assert Cancel("here", ID, seq) in agent.heard()
 
 
+def test_a_durable_cast_whose_time_is_over_is_not_cancelled_for_its_agent_keeps_it_as_a_dead_letter(
+    agent: Agent,
+) -> None:
+    seq = agent.ask(kind=Kind.CAST, flags=Flag.DURABLE, timeout_s=2)
+    agent.heard()
+    agent.session.tick(T0 + 2)
+    (event,) = agent.session.tick(T0 + 2 + GRACE_S)
+    assert isinstance(event, Ended)
+    assert seq == event.seq
+    assert [] == [record for record in agent.heard() if isinstance(record, Cancel)]
+
+
 def test_what_was_never_written_has_certainly_not_run(agent: Agent) -> None:
     agent.ask(timeout_s=1)
     (event,) = agent.session.tick(T0 + 1)

@@ -289,6 +289,12 @@ def test_the_matchmaker_is_of_the_configured_kind(tmp_path: Path) -> None:
         matchmaker.close()
 
 
+def test_revocations_are_heard_of_where_links_are_secured_and_agents_find_each_other_by_consul(tmp_path: Path) -> None:
+    texts = ('preset = "lan"\n[agent]\nfleet = "prod"', 'preset = "lan"\n[security]\ncurve = false', 'preset = "local"')
+    places = [configure(tmp_path, text).make_revocations() for text in texts]
+    assert ["heartmesh/prod/revoked", None, None] == [place.key if place else None for place in places]
+
+
 def test_consul_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mesh.matchmaker.consul", None)
     monkeypatch.setitem(sys.modules, "consul", None)

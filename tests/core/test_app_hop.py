@@ -660,6 +660,24 @@ def test_an_app_that_had_an_earlier_agent_says_that_there_was_one() -> None:
     assert 0.0 == one.state.returning_until, "too late to be of that time"
 
 
+def test_a_successor_waits_for_the_apps_of_the_agent_before_it() -> None:
+    world = fleet("a")
+    App(world, "a", 10, hold).serve("orders")
+    world.run(1.0)
+    world.kill("a")
+    world.start("a", NodeOptions())
+    new = App(world, "a", 11)
+    early, lost = new.call("orders"), new.call("never-served")
+    world.run(world.now + 1.0)
+    assert [] == new.ends(early) == new.ends(lost)
+    back = App(world, "a", 12)
+    back.serve("orders")
+    world.run(world.now + 1.0)
+    assert b"" == new.body(early)
+    world.run(world.now + 4.0)
+    assert Status.UNROUTABLE == new.status(lost), "who has not come within resume_grace_s does not"
+
+
 def test_orders_are_taken_from_root_and_the_agents_own_user() -> None:
     one = node()
     one.state.owner_uid = 1000

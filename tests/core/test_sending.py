@@ -460,3 +460,21 @@ def test_what_is_sent_once_and_durable_leaves_when_that_is_on_disk(node: str) ->
     mail.run(0.5)
     assert [(node, 20)] == [row.sent[:2] for row in mail.disk.disk.rows.values()]
     assert [b"one"] == server.bodies
+
+
+def test_what_is_sent_once_and_was_found_is_marked_as_being_there() -> None:
+    mail = Mail()
+    server = mail.serve(handle=hold)
+    seq = mail.cast(b"one", flags=Flag.ONCE)
+    mail.run(0.5)
+    caller, reached = mail.caller, mail.caller.of(Reach)
+    mail.kill(caller=False)
+    mail.disk.lose_all()
+    mail.restart()
+    caller.come_back()
+    caller.say(*reached, Request(1, seq, "orders", "", 9_000, b"one", Flag.DURABLE | Flag.ONCE | Flag.RESUMED))
+    mail.run(0.5)
+    assert ({(10, seq): ("b", 20, 1002)}, [b"one"]) == (mail.durable.marks, server.bodies)
+    server.say(Settled("a", 10, [(seq, seq)]))
+    mail.run(0.5)
+    assert ({}, None) == (mail.durable.marks, caller.end(seq))

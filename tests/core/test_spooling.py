@@ -18,6 +18,7 @@ from mesh.core.records import (
     Ask,
     Flag,
     Query,
+    Reach,
     Report,
     Request,
     Settled,
@@ -478,6 +479,131 @@ def test_a_poisonous_cast_is_a_dead_letter() -> None:
     assert ["poison"] == [reason for reason, _ in mail.dead()]
 
 
+# The disk is lost with the agent, and the app repeats
+
+
+def lost(mail: Mail, *seqs: int, flags: int = int(Flag.ONCE), ttl_s: float = 60.0) -> None:
+    """Have the agent die with its disk; its app says to the next whom it had reached, and repeats these."""
+    caller, reached = mail.caller, mail.caller.of(Reach)
+    mail.kill(caller=False)
+    mail.disk.lose_all()
+    mail.restart()
+    caller.come_back()
+    again = int(Flag.DURABLE | Flag.RESUMED) | flags
+    caller.say(*reached, *(Request(1, seq, "orders", "", round(ttl_s * 1000), b"%d" % seq, again) for seq in seqs))
+    mail.run(0.5)
+
+
+def both(mail: Mail) -> list[App]:
+    """Two that serve, at b and at c, and do not end what they begin."""
+    mail.world.start("c", mail.options)
+    return [mail.serve(node, session, hold) for node, session in (("b", 20), ("c", 30))]
+
+
+def test_what_is_sent_once_is_sought_before_it_is_sent_if_the_disk_is_another_one() -> None:
+    mail = Mail()
+    servers = both(mail)
+    seqs = [mail.cast(b"%d" % number, flags=Flag.ONCE) for number in range(8)]
+    mail.run(0.5)
+    lost(mail, *seqs)
+    assert sorted(b"%d" % seq for seq in seqs) == sorted(body for server in servers for body in server.bodies)
+    for server in servers:
+        server.say(Settled("a", 10, [(request.seq, request.seq) for request in server.asked]))
+    mail.run(0.5)
+    assert [None] * 8 == [mail.caller.end(seq) for seq in seqs]
+    assert_at_rest(mail)
+
+
+def test_what_is_sent_once_and_was_found_is_sought_there_by_the_next_agent_too() -> None:
+    mail = Mail()
+    servers = both(mail)
+    seqs = [mail.cast(b"%d" % number, flags=Flag.ONCE) for number in range(8)]
+    mail.run(0.5)
+    lost(mail, *seqs)
+    mail.kill()
+    mail.restart()
+    mail.run(1.0)
+    assert sorted(b"%d" % seq for seq in seqs) == sorted(body for server in servers for body in server.bodies)
+    for server in servers:
+        server.say(Settled("a", 10, [(request.seq, request.seq) for request in server.asked]))
+    mail.run(0.5)
+    assert (0, 8) == (mail.disk.totals().records, mail.disk.totals().done)
+
+
+def test_what_is_sent_once_and_never_came_anywhere_is_sent() -> None:
+    mail = Mail()
+    server = mail.serve()
+    mail.cast(b"0", flags=Flag.ONCE)
+    mail.run(0.5)
+    lost(mail, 1)
+    assert ([b"0", b"1"], None) == (server.bodies, mail.caller.end(1))
+
+
+def test_what_is_sent_once_by_an_app_that_reached_only_fan_outs_is_sent() -> None:
+    mail = Mail()
+    server = mail.serve()
+    mail.caller.fanout("orders", b"all")
+    mail.run(0.5)
+    lost(mail, 1)
+    assert ([b"all", b"1"], None) == (server.bodies, mail.caller.end(1))
+
+
+def test_what_may_have_run_before_the_disk_was_lost_is_not_said_to_be_expired() -> None:
+    mail = Mail()
+    server = mail.serve(handle=hold)
+    seq = mail.cast(b"0")
+    mail.run(0.5)
+    server.close(dead=True)
+    mail.run(0.1)
+    lost(mail, seq, flags=0, ttl_s=5.0)
+    mail.run(10.0)
+    assert Status.INDETERMINATE == mail.caller.status(seq)
+
+
+def test_what_is_left_on_the_new_disk_is_sought_when_it_is_read() -> None:
+    mail = Mail(DurableOptions(window_records=64))
+    server = mail.serve(handle=hold)
+    for number in range(64):
+        mail.cast(b"%d" % number, flags=Flag.ONCE)
+    mail.run(0.5)
+    held = [request.seq for request in server.asked]
+    lost(mail, *range(70, 170), *held[:3], 200)
+    assert {(10, held[0]), (10, 200)} <= set(mail.durable.unsure)
+    mail.caller.cancel(200)
+    server.release()
+    mail.run(3.0)
+    assert {} == mail.durable.unsure
+    assert len(server.bodies) == len(set(server.bodies)), "nothing ran twice"
+    assert [None] * 3 == [mail.caller.end(seq) for seq in held[:3]]
+    assert [] == mail.caller.ends(200)
+
+
+def test_what_is_left_on_the_new_disk_when_its_time_is_over_may_have_run() -> None:
+    mail = Mail(DurableOptions(window_records=64))
+    mail.serve(handle=hold)
+    mail.cast(b"0")
+    mail.run(0.5)
+    lost(mail, *range(100), flags=0, ttl_s=5.0)
+    mail.run(10.0)
+    assert {Status.INDETERMINATE} == {mail.caller.status(seq) for seq in range(100)}
+    assert {} == mail.durable.unsure
+
+
+def test_what_nobody_can_seek_any_more_ends_as_a_dead_letter() -> None:
+    mail = Mail(DurableOptions(window_records=64))
+    server = mail.serve(handle=hold)
+    mail.cast(b"0", flags=Flag.ONCE)
+    mail.run(0.5)
+    lost(mail, *range(1, 101), 0)
+    assert (10, 0) in mail.durable.unsure
+    mail.caller.close(dead=True)
+    mail.run(0.1)
+    server.release()
+    mail.run(3.0)
+    assert {"indeterminate"} == {reason for reason, _ in mail.dead()}
+    assert "its app is gone" in mail.dead()[0][1]
+
+
 # The caller gives up, or goes
 
 
@@ -523,6 +649,27 @@ def test_the_casts_of_an_app_that_left_go_on_and_their_ends_are_forgotten() -> N
     server.say(Settled("a", 10, [(1, 1)]))
     mail.run(90.0)
     assert (0, 0) == (mail.disk.totals().records, mail.disk.totals().done)
+
+
+def test_of_sessions_that_are_gone_nothing_stays_in_memory_and_who_repeats_what_is_done_is_known_again() -> None:
+    mail = Mail()
+    mail.serve()
+    seq = mail.cast(b"one")
+    mail.run(0.5)
+    assert {10: 0} == mail.durable.ended
+    caller = mail.caller
+    mail.kill(caller=False)
+    mail.restart()
+    mail.run(3.0)
+    assert {10: 0} == mail.durable.ended, "its app may still come back"
+    mail.run(10.0)
+    assert {} == mail.durable.ended
+    caller.come_back()
+    caller.say(Request(1, seq, "orders", "", 50_000, b"one", Flag.DURABLE | Flag.RESUMED))
+    mail.run(0.5)
+    assert {10: 0} == mail.durable.ended
+    mail.caller = caller
+    assert_at_rest(mail)
 
 
 # More than memory

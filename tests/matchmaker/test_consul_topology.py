@@ -117,7 +117,7 @@ def test_an_app_that_only_calls_has_a_check_with_a_reason(make: Make, consul: Co
     [
         ("session_prefix", lambda a: a.open_session(10), 'session_prefix "" { policy = "write" }'),
         ("key_prefix", lambda a: a.tell(a.open_session(10), []), 'key_prefix "heartmesh/default/edges/"'),
-        ("key ", lambda a: a.lock(a.open_session(10)), 'key "heartmesh/default/keeper"'),
+        ('key "heartmesh/default/keeper"', lambda a: a.lock(a.open_session(10)), 'key "heartmesh/default/keeper"'),
         ("node ", lambda a: a.draw([("heartmesh-app-x", "heartmesh-topic-y")]), 'node "heartmesh-topology"'),
     ],
 )

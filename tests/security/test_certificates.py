@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.security.certificates import Certificate, Revocations, moment, open_revocations, peek, sign, verify
+from mesh.security.certificates import Certificate, Revocations, later, moment, open_revocations, peek, sign, verify
 from mesh.security.keys import new_fleet
 
 FLEET, OTHER = new_fleet("prod"), new_fleet("prod")
@@ -75,6 +75,15 @@ def test_revocations_are_read_and_those_of_others_are_not() -> None:
         open_revocations(sign(told, OTHER.signer), "prod", TRUSTED)
     with pytest.raises(ValueError, match="is of fleet 'prod', this is 'staging'"):
         open_revocations(sign(told, FLEET.signer), "staging", TRUSTED)
+
+
+def test_the_later_list_counts_and_of_two_with_one_number_both_do() -> None:
+    held = Revocations("prod", 3, ("b", "a"))
+    assert Revocations("prod", 4, ()) == later(held, Revocations("prod", 4, ()))
+    assert held == later(held, Revocations("prod", 3, ("a",)))
+    assert Revocations("prod", 3, ("b", "a", "c")) == later(held, Revocations("prod", 3, ("a", "c")))
+    with pytest.raises(ValueError, match="is number 2, older than number 3 in use"):
+        later(held, Revocations("prod", 2, ("a", "b", "c")))
 
 
 def test_a_signature_for_one_thing_does_not_hold_for_another() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from mesh.errors import ConfigError
 from mesh.security import store
+from mesh.security.certificates import REVOKED_MAX, Revocations, sign
 from mesh.security.forms import write_line
 from tests.system.keyring import Keyring
 
@@ -149,6 +150,45 @@ def test_a_node_is_revoked_with_all_its_keys_and_none_of_them_is_signed_again(ke
         store.revoke(keyring.fleet, "n9", time.time())
     (keyring.node("n1") / "revoked").write_bytes((keyring.fleet / "revoked").read_bytes())
     assert "holds a revoked certificate" in wrong(keyring)
+
+
+def test_the_longest_list_fits_into_a_key_of_consul_and_no_longer_one_is_signed(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = Revocations("default", 1 << 40, tuple(f"{number:040}" for number in range(REVOKED_MAX)))
+    text = write_line("revoked", sign(longest, keyring.secret.signer)).encode()
+    assert len(text) <= store.REVOKED_BYTES_MAX
+    assert longest == store.read_revocations(text, "default", [keyring.secret.public.key])
+    monkeypatch.setattr(store, "REVOKED_MAX", 1)
+    store.revoke(keyring.fleet, "n1", time.time())
+    keyring.enrol("n2")
+    with pytest.raises(ConfigError, match="would have more than 1 keys"):
+        store.revoke(keyring.fleet, "n2", time.time())
+
+
+def test_what_was_learned_is_kept_for_its_user_alone(keyring: Keyring, tmp_path: Path) -> None:
+    assert b"" == store.kept_revocations(tmp_path)
+    text = store.revocations_text(keyring.fleet)
+    store.keep_revocations(tmp_path, text)
+    assert (text, 0o600) == (store.kept_revocations(tmp_path), (tmp_path / "revoked").stat().st_mode & 0o777)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        store.keep_revocations(tmp_path / "none", text)
+
+
+def test_what_the_old_fleet_key_revoked_stays_so_by_the_new_one(keyring: Keyring, tmp_path: Path) -> None:
+    """As docs/security.md says to change it."""
+    new = Keyring(tmp_path / "new")
+    keyring.enrol("n2")
+    revoked, _ = store.revoke(keyring.fleet, "n1", time.time())
+    both = [(each.fleet / "fleet.public").read_text() for each in (keyring, new)]
+    (new.fleet / "fleet.public").write_text("".join(both))
+    (new.fleet / "revoked").write_bytes((keyring.fleet / "revoked").read_bytes())
+    request = store.read_request(keyring.node("n2") / store.REQUEST)
+    for _ in range(2):
+        store.certify(new.fleet, request, keyring.node("n2"), days=1, roles=(), unix_s=time.time())
+    (keyring.node("n2") / "fleet.public").write_text(both[1])
+    found = store.load(keyring.node("n2"), "n2", "default", time.time()).revocations
+    assert (revoked.keys, revoked.number + 1) == (found.keys, found.number)
 
 
 def test_issued_certificates_are_forgotten_when_they_have_expired(keyring: Keyring) -> None:

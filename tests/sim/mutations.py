@@ -178,14 +178,16 @@ def floors_pass_what_is_not_settled(original: Any, self: client_calling.Calling,
 
 
 @_replacing(recovery.Recovery, "link_lost")
-def lost_links_are_not_noticed(original: Any, self: recovery.Recovery, node: str, now: float) -> Any:
+def lost_links_are_not_noticed(original: Any, self: recovery.Recovery, node: str, now: float, *, idle: bool) -> Any:
     return []
 
 
 @_replacing(recovery.Recovery, "link_lost")
-def what_had_left_is_placed_again_unasked(original: Any, self: recovery.Recovery, node: str, now: float) -> Any:
+def what_had_left_is_placed_again_unasked(
+    original: Any, self: recovery.Recovery, node: str, now: float, *, idle: bool
+) -> Any:
     with mock.patch.object(outbox.Entry, "repeatable", True):
-        return original(self, node, now)
+        return original(self, node, now, idle=idle)
 
 
 @_replacing(recovery.Recovery, "_judge")
@@ -239,10 +241,10 @@ def answers_are_not_said_again(original: Any, self: client_serving.Serving) -> l
 
 
 @_replacing(client_serving.Serving, "take_in")
-def apps_take_copies_for_new(original: Any, self: client_serving.Serving, request: Any, now: float) -> Any:
+def apps_take_copies_for_new(original: Any, self: client_serving.Serving, request: Any, now: float, place: str) -> Any:
     caller = self.callers.get((request.node, request.session))
     known = caller.works.pop(request.seq, None) if caller is not None else None
-    result = original(self, request, now)
+    result = original(self, request, now, place)
     if known is not None:
         self.ids -= 1
     return result

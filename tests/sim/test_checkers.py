@@ -8,8 +8,9 @@ from mesh.core.effects import Level, Note
 from mesh.core.outbox import OutboxOptions
 from mesh.core.pool import PoolOptions
 from mesh.core.records import Ping, Request
-from mesh.sim.checkers import alarm, leaks, over_budget, session_leaks, stale_send, tags
+from mesh.sim.checkers import alarm, leaks, over_budget, session_leaks, stale_send, tags, unwatched
 from mesh.sim.world import World
+from tests.core.durables import Mail
 from tests.core.fabric import App, fleet, hold, link, options
 
 
@@ -69,6 +70,29 @@ def test_work_for_a_link_that_was_succeeded_is_seen() -> None:
 def test_notes_that_only_a_defect_can_cause_are_alarms() -> None:
     assert "link_malformed why=it" == alarm(Note("link_malformed", Level.WARNING, {"why": "it"}))
     assert "" == alarm(Note("link_lost", Level.WARNING, {}))
+
+
+def test_a_watched_call_whose_app_is_silent_for_too_long_is_seen_unless_it_may_run_twice() -> None:
+    world = busy()
+    caller = next(app for app in world.agents["a"].speakers.values() if isinstance(app, App))
+    caller.say(*(Request(0, 2 + flag, "orders", "", 9_000, b"", flag, monitor_ms=1_500) for flag in (0, 1)))
+    world.run(2.1)
+    node = world.agents["a"].node
+    assert [] == list(unwatched(node, lambda key, session: 2.4))
+    assert ["(1, 2)"] == [text.split(" waits")[0] for text in unwatched(node, lambda key, session: 2.6)]
+
+
+def test_what_a_node_keeps_of_durable_casts_is_a_leak() -> None:
+    mail = Mail()
+    mail.cast(b"one")
+    mail.run(0.0003)
+    assert ["unwritten", "unwritten_bytes", "being written"] == [
+        leak.split(" is not")[0] for leak in leaks(mail.world.agents["a"].node)
+    ]
+    mail.run(0.5)
+    mail.durable.ended[77] = 0
+    found = [leak.split(" is not")[0] for leak in leaks(mail.world.agents["a"].node)]
+    assert {"held on shelves", "held", "held_bytes", "ended casts of sessions that are gone"} <= {*found}
 
 
 def test_a_session_that_waits_for_something_is_not_empty() -> None:

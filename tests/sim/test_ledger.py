@@ -4,7 +4,7 @@ import pytest
 
 from mesh.client.events import Id, Outcome
 from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request, Status
-from mesh.sim.ledger import Ledger, body_of, name_of
+from mesh.sim.ledger import SILENT, Ledger, body_of, name_of
 
 ID = ("a", 1, 0)
 
@@ -110,6 +110,56 @@ def test_what_only_one_instance_serves_comes_in_order_unless_it_was_sent_again()
     assert [False, True, True, True] == [message.again for message in ledger.messages.values()]
     ledger.delivered(5, requests[0])
     assert ["call a/1#0 to 'orders' came to 5 after 3, which was sent later"] == found
+
+
+def test_what_goes_by_the_disk_keeps_its_order_among_its_like() -> None:
+    found: list[str] = []
+    ledger = Ledger(found.append)
+    ledger.single["orders"], ledger.ordered_bytes_max = None, 10
+    durable, once = int(Flag.DURABLE), int(Flag.DURABLE | Flag.ONCE)
+    flags = (durable, 0, once, int(Flag.CONFIRM), durable)
+    requests = [Request(1, seq, "orders", "", 1000, b"", flag, node="a", session=1) for seq, flag in enumerate(flags)]
+    for request in requests:
+        ledger.sent(("a", 1, request.seq), request, 1.0, 1.0)
+    for seq in (3, 2, 4):
+        ledger.delivered(5, requests[seq])
+    assert [] == found
+    for seq in (0, 1):
+        ledger.delivered(5, requests[seq])
+    assert ["after 4, which was sent later", "after 3, which was sent later"] == [
+        one.split(" to 5 ")[1] for one in found
+    ]
+
+
+def test_who_waits_for_room_is_not_told_that_there_is_none() -> None:
+    full = Failure(*ID, int(Status.OVERLOADED), "why", limit="queue_records")
+    assert [] == Book().ends(full)
+    assert 1 == len(Book(flags=Flag.ROOM).ends(full))
+    assert [] == Book(flags=Flag.ROOM).ends(Failure(*ID, int(Status.OVERLOADED), "why", limit="session_window"))
+
+
+def test_where_nothing_goes_wrong_every_app_shows_signs_of_life() -> None:
+    silent = Failure(*ID, int(Status.INDETERMINATE), f"its app at b showed {SILENT} for 1 s")
+    assert [] == Book().ends(silent)
+    assert 1 == len(Book(strict=True).ends(silent))
+
+
+def test_a_durable_cast_that_was_accepted_is_ended_or_a_dead_letter_as_long_as_its_disk_lives() -> None:
+    def vanished(book: Book, dead: set[tuple[int, int]], lost_at: float = 0.0, node: str = "a") -> list[Id]:
+        return book.ledger.vanished(node, dead, lost_at)
+
+    book = Book(Kind.CAST, Flag.DURABLE)
+    assert [] == vanished(book, set())
+    book.ledger.held(ID)
+    assert [ID] == vanished(book, set()) == vanished(book, {(1, 9)}, 0.9)
+    assert [] == vanished(book, {(1, 0)}) == vanished(book, set(), 1.0) == vanished(book, set(), node="b")
+    book.ledger.give_up(ID)
+    assert [ID] == vanished(book, set())
+    assert [] == vanished(book.runs(5), set())
+    cancelled = Book(Kind.CAST, Flag.DURABLE)
+    cancelled.ledger.held(ID)
+    cancelled.ledger.give_up(ID, cancelled=True)
+    assert [] == vanished(cancelled, set())
 
 
 def test_it_knows_what_is_open_and_counts_what_ended() -> None:

@@ -9,8 +9,11 @@ import pytest
 
 from mesh.core.catalogue import Health
 from mesh.core.context import NodeOptions
-from mesh.core.records import Kind
+from mesh.core.records import Failure, Kind, Reply, Unserve
+from mesh.sim.disk import Disk
 from mesh.sim.world import NetworkOptions, World
+from mesh.spool.base import DeadOptions
+from mesh.spool.memory import MemorySpool
 from mesh.types import TopicKey
 from tests.core.fabric import App, assert_quiescent, fleet, hold, link, notes
 from tests.sim.scenario import run
@@ -67,6 +70,54 @@ def test_a_node_is_ticked_when_it_wants_to_be() -> None:
     assert [] == app.ends(seq)
     world.run(1.13)
     assert 1 == len(app.ends(seq))
+
+
+# Disks
+
+
+def test_while_the_matchmaker_is_away_an_agent_knows_what_the_one_before_did() -> None:
+    world = World(1)
+    for name in "ab":
+        world.disks[name] = Disk(MemorySpool(DeadOptions(), lambda: world.now))
+        world.start(name, NodeOptions())
+    App(world, "b", 10).serve("orders")
+    caller = App(world, "a", 1)
+    world.run(1.5)
+    assert b"one" == answered(world, caller, b"one")
+    world.kill("a")
+    world.matchmaker.is_away = True
+    world.start("a", NodeOptions())
+    caller.come_back()
+    assert b"two" == answered(world, caller, b"two")
+    world.kill("a")
+    world.disks["a"].lose(world.now)
+    world.start("a", NodeOptions())
+    caller.come_back()
+    assert isinstance(answered(world, caller, b"three"), Failure)
+
+
+def test_what_the_matchmaker_says_is_kept_and_that_nobody_serves_is_not() -> None:
+    world = World(1)
+    disk = world.disks["a"] = Disk(MemorySpool(DeadOptions(), lambda: world.now))
+    for name in "ab":
+        world.start(name, NodeOptions())
+    server, caller = App(world, "b", 10), App(world, "a", 1)
+    server.serve("orders")
+    world.run(1.5)
+    caller.call("orders")
+    world.run(2.0)
+    assert [ORDERS] == list(disk.directory)
+    server.say(Unserve("orders", "b-10"))
+    world.run(10.0)
+    assert {} == disk.directory
+
+
+def answered(world: World, caller: App, body: bytes) -> bytes | object:
+    """Call, and return the reply's body or whatever it ended as."""
+    seq = caller.call("orders", body, timeout_s=5.0)
+    world.run(world.now + 6.0)
+    end = caller.end(seq)
+    return end.body if isinstance(end, Reply) else end
 
 
 # Faults

@@ -228,6 +228,9 @@ class Agent:
     def kill(self) -> None:
         """Kill supervisor and reactor, as a power cut does; returns when both are gone."""
         pids = [note["pid"] for note in self.noted("reactor_started")[-1:]]
+        if "--pid" in self.prefix:  # what it notes are numbers of its own; with the first process there all others go
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+            pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
         self.process.kill()
         self.process.wait(WITHIN_S)
         for pid in pids:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,122 @@ def test_a_token_names_an_app_whom_the_kernel_cannot_name(open_fleet: Fleet) -> 
         assert "this agent knows no such token" in guessed["text"]
         a.expect("app_refused")
     assert "0123456789abcdef" not in a.tail(10_000)
+
+
+OWN = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Runs a command as root of a user namespace and as first of a process namespace, both its own, as in a container."""
+
+ENTER = f"""
+import ctypes, encodings.idna, os, signal, socket, sys
+import mesh
+
+libc = ctypes.CDLL(None, use_errno=True)
+os.setgroups([0])
+os.setgid({DAEMON})
+os.setuid({DAEMON})
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, CLONE_NEWUSER, CLONE_NEWPID = 1, 4, 0x10000000, 0x20000000
+libc.prctl(PR_SET_DUMPABLE, 1)  # what changed its user may not write its own maps otherwise
+assert libc.unshare(CLONE_NEWUSER | CLONE_NEWPID) == 0, os.strerror(ctypes.get_errno())
+for name, text in (("setgroups", "deny"), ("uid_map", "0 {DAEMON} 1"), ("gid_map", "0 {DAEMON} 1")):
+    with open(f"/proc/self/{{name}}", "w") as file:
+        file.write(text)
+if first := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
+libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+"""
+"""Begins a program that is user daemon, whom the socket's group lets in, and then root and first of its own namespaces.
+
+It does so after its imports, for daemon may not be able to read them."""
+
+LISTENER = """
+import socket, sys
+from mesh.agent.people import peer_of
+
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("listens", flush=True)
+who = peer_of(listener.accept()[0])
+print(who.pid, who.uid, flush=True)
+"""
+
+CONTAINED = """
+print(os.getpid(), os.getuid(), flush=True)
+with mesh.connect(app="contained", socket=sys.argv[1]) as client:
+    client.serve("made", lambda message: b"here")
+    print("serves", flush=True)
+    for line in sys.stdin:
+        try:
+            print(client.call("echo", b"hello", timeout_s=10).body.decode(), flush=True)
+        except mesh.Rejected as error:
+            print(error.rule, flush=True)
+"""
+
+
+@contextmanager
+def contained(text: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program of user daemon in namespaces of its own."""
+    command = [sys.executable, "-c", ENTER + text, *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def told(process: subprocess.Popen[str], ask: bool = False) -> str:
+    """Return the next line that a program says, on a line that it is given if it is to be asked."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if ask:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def test_between_two_containers_the_kernel_shows_nobody_and_no_process(open_fleet: Fleet) -> None:
+    path = open_fleet.directory / "listener"
+    command = [*OWN, sys.executable, "-c", LISTENER, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
+        try:
+            assert "listens" == told(listener)
+            path.chmod(0o660)
+            with contained("socket.socket(socket.AF_UNIX).connect(sys.argv[1])", path) as app:
+                assert 0 == app.wait(WITHIN_S)
+            overflow = Path("/proc/sys/kernel/overflowuid").read_text().strip()
+            assert f"0 {overflow}" == told(listener)
+        finally:
+            listener.kill()
+
+
+def test_a_token_is_the_credential_between_two_containers_and_the_grace_ends_who_was_killed(open_fleet: Fleet) -> None:
+    """Agent and app have users and processes of their own, each sees neither of the other's."""
+    token = open_fleet.directory / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    token.chmod(0o640)
+    a = open_fleet.start(
+        "a",
+        prefix=OWN,
+        delivery={"resume_grace_s": 1},
+        policy__tokens__web={"file": str(token), "groups": ["apps"]},
+        policy__rules__web={"effect": "only", "verbs": ["call"], "topics": ["echo"], "users": ["web"]},
+    )
+
+    def seen() -> list[tuple[int, str]]:
+        return [(app["pid"], app["user"]) for app in a.query("status")["apps"] if app["name"] == "contained"]
+
+    with a.echo(), mesh.connect(socket=a.socket_path) as client:
+        with contained(CONTAINED, a.socket_path) as unnamed:
+            assert ["1 0", "serves", "web"] == [told(unnamed), told(unnamed), told(unnamed, ask=True)]
+            assert [(0, "")] == seen()
+        until(lambda: not seen(), "who was killed is gone when the grace is over")
+        with contained(CONTAINED, a.socket_path, MESH_TOKEN_FILE=str(token)) as named:
+            assert ["1 0", "serves", "hello"] == [told(named), told(named), told(named, ask=True)]
+            assert [(0, "web")] == seen()
+            assert b"here" == client.call("made", wait=True, timeout_s=WITHIN_S).body
+        until(lambda: not seen(), "who was killed is gone when the grace is over")
+        assert {"web": 1} == a.query("status")["policy"]["refused"]
 
 
 def test_a_token_that_is_changed_ends_who_came_by_the_old_one_and_the_client_follows(

@@ -9,6 +9,9 @@ import pytest
 import mesh
 from mesh import Message, aio
 from mesh.testing import Fleet
+from mesh.testing.fixtures import fleet
+
+__all__ = ["fleet"]
 
 
 def run(scenario: Callable[[Fleet], Coroutine[Any, Any, None]]) -> None:
@@ -130,15 +133,35 @@ def test_what_should_not_have_happened_is_told_to_whoever_waits() -> None:
     run(scenario)
 
 
-def test_each_loop_makes_its_own_fleet() -> None:
-    fleet = Fleet()
+def test_a_fleet_outlives_its_loop_and_is_closed_after_it(fleet: Fleet) -> None:
+    clients: list[aio.Client] = []
 
-    async def connect() -> None:
-        await fleet.connect_aio()
+    async def main() -> None:
+        server, client = await fleet.connect_aio("server"), await fleet.connect_aio("web")
+        await server.serve("words", echo)
+        assert b"x" == (await client.call("words", b"x")).body
+        client.call_async("nobody", wait=True)
+        clients.extend((server, client))
 
-    asyncio.run(connect())
-    with pytest.raises(RuntimeError, match="another event loop's"):
+    asyncio.run(main())
+    fleet.close()
+    for client in clients:
+        with pytest.raises(mesh.SessionClosed):
+            asyncio.run(client.call("words"))
+
+
+def test_a_fleet_belongs_to_one_loop(fleet: Fleet) -> None:
+    async def connect() -> aio.Client:
+        return await fleet.connect_aio()
+
+    belongs = pytest.raises(RuntimeError, match="this fleet belongs to another event loop: make one")
+    client = asyncio.run(connect())
+    with belongs:
         asyncio.run(connect())
+    with belongs:
+        asyncio.run(client.call("words"))
+    with belongs:
+        asyncio.run(fleet.sleep_aio(1.0))
 
 
 def test_clients_may_be_closed() -> None:
