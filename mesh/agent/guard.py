@@ -107,8 +107,7 @@ class Guard:
         self.revoked = frozenset(self.keys.revocations.keys)
         own = self.keys.certificate.public_key
         if own in self.revoked:
-            todo = "no peer lets this agent in: mesh keys rotate, sign, mesh reload"
-            self.note(OWN_KEY_REVOKED, Level.ERROR, key=fingerprint(own), todo=todo)
+            self.note(OWN_KEY_REVOKED, Level.ERROR, key=fingerprint(own), why="no peer lets this agent in any more")
 
     # Connections
 
@@ -148,7 +147,7 @@ class Guard:
         if time.time() >= self.warn_at:
             self.warn_at = time.time() + DAY_S
             until = moment(certificate.valid_until)
-            self.note(CERTIFICATE_EXPIRES, Level.WARNING, until=until, todo="mesh keys rotate, sign, mesh reload")
+            self.note(CERTIFICATE_EXPIRES, Level.WARNING, until=until)
         return {
             "curve": True,
             "key": fingerprint(certificate.public_key),

@@ -4,6 +4,7 @@ It is kept in ``<data_dir>/incarnation`` as decimal text and is on disk before i
 jump ahead of numbers that were lost with a disk; a clock that goes back changes nothing.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +50,7 @@ def _stored(data_dir: Path, note: Callable[..., None]) -> int:
         return int(text)
     aside = path.with_suffix(".corrupt")
     path.replace(aside)
-    note(
-        INCARNATION_CORRUPT,
-        problem=f"{path} held no incarnation and is now {aside}; the clock gives the next one. "
-        "If peers refuse it as too low, the agent draws a greater one by itself.",
-    )
+    note(INCARNATION_CORRUPT, logging.WARNING, path=str(path), why="it held no incarnation", aside=str(aside))
     return 0
 
 

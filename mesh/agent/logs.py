@@ -13,6 +13,8 @@ from typing import Any
 
 import structlog
 
+from mesh.agent.notes import THEN
+
 __all__ = ["configure", "limit_rate", "make_note"]
 
 PER_WINDOW = 20
@@ -59,13 +61,16 @@ def limit_rate(clock: Callable[[], float]) -> Callable[..., MutableMapping[str, 
 
 
 def make_note(**bound: Any) -> Callable[..., None]:
-    """Return ``note(name, level=INFO, **facts)``, with some facts in every line; it never raises.
+    """Return ``note(name, level=INFO, **facts)``, with some facts in every line; it never raises. A warning or an error
+    ends with what the agent does about it (`notes.THEN`).
 
     Where nobody reads standard error any more, the agent goes on without telling.
     """
     logger = structlog.get_logger().bind(**bound)
 
     def note(name: str, level: int = logging.INFO, **facts: Any) -> None:
+        if level >= logging.WARNING and name in THEN:
+            facts.setdefault("then", THEN[name])
         with contextlib.suppress(OSError, ValueError):
             logger.log(level, name, **facts)
 

@@ -450,8 +450,8 @@ class Reactor:
     def _note(self, effect: Note) -> None:
         facts = effect.facts
         if effect.name in (notes.LINK_REFUSED, notes.DIAL_FAILED):
-            address = facts.get("address") or self.links.address_of(int(facts["conn"]))
-            self._remember_refusal(facts["peer"], str(address), facts["why"])
+            facts = facts | {"address": str(facts.get("address") or self.links.address_of(int(facts["conn"])))}
+            self._remember_refusal(facts["peer"], str(facts["address"]), facts["why"])
         self.note(effect.name, effect.level, **facts)
 
     def _trust(self, keys: NodeKeys) -> None:

@@ -116,7 +116,7 @@ class Revoking:
         error = state.outcome.exception() if state.outcome else None
         if not self.away:
             self.away_since = time.monotonic()
-            self.note(REVOCATIONS_AWAY, logging.WARNING, problem=str(error)[:500])
+            self.note(REVOCATIONS_AWAY, logging.WARNING, why=str(error)[:500])
         self.away = str(error)[:500]
 
     def _look(self, text: bytes) -> None:
@@ -135,6 +135,6 @@ class Revoking:
         try:
             self.run(self.keep, text)
         except ConfigError as error:
-            self.note(REVOCATIONS_LEARNED, logging.WARNING, **facts, unkept=str(error))
+            self.note(REVOCATIONS_LEARNED, logging.WARNING, **facts, why=str(error))
         else:
             self.note(REVOCATIONS_LEARNED, **facts)

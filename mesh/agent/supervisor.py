@@ -159,7 +159,7 @@ def supervise(
         with _hold_all(options, note) as held:
             return _Supervisor(options, run_reactor, note, unix_ms, held).run()
     except Refused as refused:
-        note(SUPERVISOR_REFUSED, logging.ERROR, problem=str(refused), status=int(refused.status))
+        note(SUPERVISOR_REFUSED, logging.ERROR, why=str(refused), status=int(refused.status))
         return refused.status
 
 
@@ -300,7 +300,7 @@ class _Supervisor:
         except OSError as error:
             delay_s = self._restarts.delay_s(0.0)
             self._start_at = now + max(delay_s, self._options.backoff_first_s)
-            self._note(REACTOR_NOT_STARTED, problem=str(error), next_in_s=round(self._start_at - now, 3))
+            self._note(REACTOR_NOT_STARTED, logging.ERROR, why=str(error), next_in_s=round(self._start_at - now, 3))
             return
         started_at = time.monotonic()
         self._reactor = _Reactor(pid, pulse_fd, incarnation, started_at, Silence(self._turn_s))
@@ -319,7 +319,7 @@ class _Supervisor:
                 waiting=lambda: pulse(pulse_fd),
             )
         except Refused as refused:
-            self._note(SUPERVISOR_REFUSED, logging.ERROR, problem=str(refused), status=int(refused.status))
+            self._note(SUPERVISOR_REFUSED, logging.ERROR, why=str(refused), status=int(refused.status))
             return refused.status
         held = self._held
         inherited = Inherited(held.app.socket, held.links, pulse_fd, incarnation, data_dir, held.http, successor)
@@ -367,7 +367,7 @@ class _Supervisor:
             self._say("READY=1", f"STATUS=reactor {reactor.pid} ready, incarnation {reactor.incarnation}")
         limit_s = self._options.start_s if reactor.ready_at is None else self._options.watchdog_s
         if reactor.silence.silent_s >= limit_s:
-            self._note(REACTOR_HUNG, pid=reactor.pid, silent_s=round(reactor.silence.silent_s, 3))
+            self._note(REACTOR_HUNG, logging.ERROR, pid=reactor.pid, silent_s=round(reactor.silence.silent_s, 3))
             reactor.silence = Silence(self._turn_s)
             self._send(signal.SIGKILL)
 
@@ -389,12 +389,15 @@ class _Supervisor:
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         self._status = self._verdict(status)
         lived_s = now - reactor.started_at
+        then = f"the agent ends with {self._status}"
         if self._status is None:
             served_s = 0.0 if reactor.ready_at is None else now - reactor.ready_at
             delay_s = self._restarts.delay_s(served_s, asked=status == Exit.AGAIN)
             self._start_at = now + delay_s
-            self._say(f"STATUS=reactor {pid} ended with {how}, the next one starts in {delay_s:g} s")
-        self._note(REACTOR_ENDED, pid=pid, how=how, lived_s=round(lived_s, 3))
+            then = f"the next one starts in {delay_s:g} s"
+            self._say(f"STATUS=reactor {pid} ended with {how}, {then}")
+        level = logging.INFO if self._stopping or status in (Exit.OK, Exit.AGAIN) else logging.WARNING
+        self._note(REACTOR_ENDED, level, pid=pid, how=how, lived_s=round(lived_s, 3), then=then)
 
     def _verdict(self, status: int) -> int | None:
         """Return what to exit with after a reactor's exit status (negative: a signal), or None to start another."""
@@ -413,7 +416,7 @@ class _Supervisor:
 
     def _say(self, *assignments: str) -> None:
         if not self._systemd.say(*assignments):
-            self._note(SYSTEMD_UNREACHABLE, unsaid=assignments[0])
+            self._note(SYSTEMD_UNREACHABLE, logging.WARNING, unsaid=assignments[0])
 
 
 def _read(fd: int) -> bytes | None:

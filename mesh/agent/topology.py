@@ -120,7 +120,7 @@ class Topology:
     def _failed(self, name: str, problem: str) -> None:
         if not self.problems:
             self.away_since = time.monotonic()
-            self.note(TOPOLOGY_AWAY, logging.WARNING, problem=problem[:500])
+            self.note(TOPOLOGY_AWAY, logging.WARNING, why=problem[:500])
         self.problems[name] = problem[:500]
 
     def _worked(self, name: str) -> None:

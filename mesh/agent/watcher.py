@@ -280,7 +280,7 @@ class Watcher:
         if not self.problems:
             self.away_since = time.monotonic()
             defect = {} if isinstance(error, MatchmakerError) else {"exc_info": error}
-            self.note(MATCHMAKER_AWAY, logging.WARNING, what=str(what), problem=str(error)[:500], **defect)
+            self.note(MATCHMAKER_AWAY, logging.WARNING, what=str(what), why=str(error)[:500], **defect)
         self.problems[what] = str(error)[:500] or repr(error)
         if isinstance(what, TopicKey):
             self._tell_remembered(what)
@@ -325,7 +325,7 @@ class Watcher:
             aside = self.path.with_suffix(".corrupt")
             with contextlib.suppress(OSError):
                 self.path.replace(aside)
-            self.note(DIRECTORY_CORRUPT, path=str(self.path), why=str(error), aside=str(aside))
+            self.note(DIRECTORY_CORRUPT, logging.WARNING, path=str(self.path), why=str(error), aside=str(aside))
             return {}
         if remembered.fleet != self.fleet:
             return {}

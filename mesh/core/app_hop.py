@@ -198,7 +198,9 @@ class AppHop:
                 refuse = self._refuse_app(hello)
             if refuse is not None:
                 self._turn_away(conn, refuse)
-                self.context.note(notes.APP_REFUSED, Level.WARNING, app=hello.app, why=refuse.text)
+                self.context.note(
+                    notes.APP_REFUSED, Level.WARNING, app=hello.app, pid=pending.credentials.pid, why=refuse.text
+                )
                 return None
             app = self._attach(conn, hello, pending.credentials, now)
         if batch.counter != app.counter_in:
@@ -316,7 +318,8 @@ class AppHop:
         """An app broke the protocol: it loses this connection, and nobody else anything."""
         session = self.state.conns.get(conn)
         app = self.state.apps.get(session) if session is not None else None
-        self.context.note(notes.APP_MALFORMED, Level.WARNING, app=app.name if app else "", why=why[:500])
+        name, pid = (app.name, app.pid) if app else ("", 0)
+        self.context.note(notes.APP_MALFORMED, Level.WARNING, app=name, pid=pid, why=why[:500])
         self._turn_away(conn, Refuse(int(RefuseReason.MALFORMED), why[:500]), app.counter_out if app else 0)
         self.closed(conn, now, dead=False)
 

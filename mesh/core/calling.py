@@ -34,7 +34,7 @@ from mesh.core.sending import Sending
 from mesh.core.session import UNCHARGED, App, Outcome
 from mesh.core.stamps import arrive, receive
 from mesh.core.vocabulary import CALL, CAST, FANOUT, RESUMED
-from mesh.types import TopicKey, name_problem
+from mesh.types import MessageId, TopicKey, name_problem
 
 __all__ = ["Calling"]
 
@@ -373,7 +373,9 @@ class Calling:
         """Casts were ended by a handler; a part of a fan-out may be too, at a new agent, and its receipt follows."""
         if record.failed:
             self.state.totals.casts_failed += record.failed
-            self.context.note(notes.CAST_FAILED, Level.WARNING, session=record.session, failed=record.failed)
+            app = self.state.apps.get(record.session)
+            name, session = app.name if app else "", f"{record.session:x}"
+            self.context.note(notes.CAST_FAILED, Level.WARNING, app=name, session=session, failed=record.failed)
         entries = self.state.outbox.entries
         for seq in expand(record.ranges, SEQS_MAX):
             entry = entries.get((record.session, seq))
@@ -478,8 +480,9 @@ class Calling:
             return False
         request = entry.request
         text = f"{entry.attempts} apps that had begun it are gone"
-        name = f"{request.topic}@{request.server}" if request.server else request.topic
-        self.context.note(notes.POISONED, Level.ERROR, topic=name, session=request.session, seq=request.seq, why=text)
+        facts = {"topic": str(entry.topic), "server": request.server}
+        message = str(MessageId(self.context.node, request.session, request.seq))
+        self.context.note(notes.POISONED, Level.ERROR, message=message, **facts, why=text)
         self.state.totals.poisoned += 1
         self.end(entry.key, self.failure(request, Status.INDETERMINATE, text, "attempts_max"), now)
         return True

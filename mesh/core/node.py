@@ -385,7 +385,7 @@ class Node:
         """A connection is over: what depended on it is told, and it may be dialled again."""
         state, options = self.state, self.options
         self.context.effects.append(CloseLink(closed.conn, FAREWELL_S if closed.orderly else 0.0))
-        facts = {"peer": closed.node, "why": closed.reason}
+        facts: dict[str, str | int | float] = {"peer": closed.node, "conn": closed.conn, "why": closed.reason}
         if closed.was_open:
             name, level = (notes.LINK_CLOSED, Level.INFO) if closed.orderly else (notes.LINK_LOST, Level.WARNING)
             self.context.note(name, level, **facts)

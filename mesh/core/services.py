@@ -62,7 +62,9 @@ class Services:
         self.state.departing = [d for d in self.state.departing if (d[1].session, d[1].topic) != mine]
         self.state.directory.add_local(instance, now)
         self.context.effects.append(Register(instance))
-        self.context.note(notes.SERVICE_STARTED, Level.INFO, topic=record.topic, server=record.server, app=app.name)
+        self.context.note(
+            notes.SERVICE_STARTED, Level.INFO, topic=str(instance.topic_key), server=record.server, app=app.name
+        )
         self.serving.joined(app, service, now)
         return instance.topic_key
 
@@ -92,7 +94,11 @@ class Services:
                 if refusal is None or service.leaving:
                     continue
                 app.revoked[service.topic] = Serve(service.topic, service.server, service.workers, service.prefetch)
-                facts = {"topic": service.topic, "server": service.server, "app": app.name}
+                facts = {
+                    "topic": str(TopicKey(app.namespace, service.topic)),
+                    "server": service.server,
+                    "app": app.name,
+                }
                 self.context.note(notes.SERVICE_REVOKED, Level.WARNING, rule=refusal.rule, **facts)
                 self.context.tell(app, Served(service.topic, service.server, False, refusal.text, refusal.rule))
                 self._leave(app, service, now)
@@ -193,7 +199,7 @@ class Services:
         self.state.directory.add_local(instance, now)
         self.context.effects.append(Renew(instance, health, text))
         level = Level.INFO if health is Health.PASSING else Level.WARNING
-        facts = {"topic": service.topic, "server": service.server, "app": app.name}
+        facts = {"topic": str(topic), "server": service.server, "app": app.name}
         self.context.note(notes.SERVICE_HEALTH, level, health=health.name.lower(), why=text, **facts)
         return [topic]
 

@@ -33,6 +33,7 @@ from mesh.core.records import Serving as Served
 from mesh.core.session import App
 from mesh.core.stamps import arrive, depart, receive
 from mesh.core.vocabulary import CAST, FANOUT
+from mesh.types import TopicKey
 
 __all__ = ["Serving"]
 
@@ -351,7 +352,8 @@ class Serving:
         if service.leaving and not service.running and app.services.get(service.topic) is service:
             del app.services[service.topic]
             self.context.tell(app, Served(service.topic, service.server, False))
-            self.context.note(notes.SERVICE_ENDED, Level.INFO, topic=service.topic, server=service.server, app=app.name)
+            topic = str(TopicKey(app.namespace, service.topic))
+            self.context.note(notes.SERVICE_ENDED, Level.INFO, topic=topic, server=service.server, app=app.name)
 
     def settled(self, app: App, record: Settled, now: float) -> None:
         """The app's handlers ended casts and fan-outs of one calling session."""

@@ -146,7 +146,7 @@ class Spooling:
             durable.leave(survey.topic, survey.records)
         durable.ended = dict.fromkeys(opened.ended, 0)
         if opened.aside:
-            self.context.note(notes.SPOOL_SET_ASIDE, Level.ERROR, problem=opened.aside)
+            self.context.note(notes.SPOOL_SET_ASIDE, Level.ERROR, why=opened.aside)
         facts = {"records": totals.records, "bytes": totals.bytes, "dead": totals.dead}
         self.context.note(notes.SPOOL_OPENED, Level.INFO, **facts)
         for entry in self.state.outbox.entries.values():
@@ -160,7 +160,7 @@ class Spooling:
     def _away(self, away: Away, now: float) -> list[Action]:
         durable = self.durable
         if durable.why != away.why:
-            self.context.note(notes.SPOOL_AWAY, Level.ERROR, problem=away.why)
+            self.context.note(notes.SPOOL_AWAY, Level.ERROR, why=away.why)
         durable.phase, durable.why = Phase.AWAY, away.why
         durable.again(self._untake(durable.take_back(), away.why), now)
         return []
@@ -294,7 +294,7 @@ class Spooling:
 
     def _trouble(self, why: str, now: float) -> None:
         if self.durable.refused(why, now):
-            self.context.note(notes.SPOOL_REFUSES, Level.ERROR, problem=why)
+            self.context.note(notes.SPOOL_REFUSES, Level.ERROR, why=why)
 
     def _untake(self, entries: list[Any], why: str) -> list[Any]:
         """Refuse the casts among what was not written; return what has to be, later. An end is told now, but of what

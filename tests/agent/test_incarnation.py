@@ -52,10 +52,10 @@ def test_starts_count_on_from_the_greatest_that_is_taken(tmp_path: Path) -> None
 def test_a_file_that_holds_no_incarnation_is_set_aside_with_a_note(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "incarnation"
     path.write_bytes(content)
-    notes: list[tuple[str, str]] = []
-    assert 55 == draw_incarnation(tmp_path, 55, lambda name, problem: notes.append((name, problem)))
-    assert [INCARNATION_CORRUPT] == [name for name, _ in notes]
-    assert f"{path} held no incarnation and is now {tmp_path / 'incarnation.corrupt'}" in notes[0][1]
+    notes: list[tuple[str, dict[str, str]]] = []
+    assert 55 == draw_incarnation(tmp_path, 55, lambda name, level, **facts: notes.append((name, facts)))
+    aside = str(tmp_path / "incarnation.corrupt")
+    assert [(INCARNATION_CORRUPT, {"path": str(path), "why": "it held no incarnation", "aside": aside})] == notes
     assert content == (tmp_path / "incarnation.corrupt").read_bytes()
 
 

@@ -1,15 +1,21 @@
 """Notes: what a line holds, and what a flood of them costs."""
 
+import ast
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from mesh.agent.logs import PER_WINDOW, WINDOW_S, configure, limit_rate, make_note
+from mesh.agent.notes import THEN
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -23,10 +29,38 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[st
 
 
 def test_a_note_is_a_line_of_json_with_its_name_level_time_and_facts(lines: Callable[[], Any]) -> None:
-    make_note(node="a")("link_lost", logging.WARNING, peer="b", silence_s=1.5)
+    make_note(node="a")("link_opened", peer="b", conn=1)
     (line,) = lines()
     assert line.pop("timestamp").endswith("Z")
-    assert {"event": "link_lost", "level": "warning", "node": "a", "peer": "b", "silence_s": 1.5} == line
+    assert {"event": "link_opened", "level": "info", "node": "a", "peer": "b", "conn": 1} == line
+
+
+def test_a_warning_ends_with_what_the_agent_does_about_it(lines: Callable[[], Any]) -> None:
+    note = make_note()
+    note("link_lost", logging.WARNING, peer="b", why="silent")
+    note("service_health", why="its queue is empty again")
+    note("reactor_ended", logging.WARNING, then="the next one starts in 0 s")
+    assert [THEN["link_lost"], None, "the next one starts in 0 s"] == [line.get("then") for line in lines()]
+
+
+def noted_loudly() -> set[str]:
+    """The names of notes that are written as warnings or errors anywhere, as the code has them: by their constants."""
+    found = {"LINK_LOST", "LINK_REFUSED", "DUPLICATE_NODE"}  # chosen before they are written
+    for path in [*(ROOT / "mesh/core").glob("*.py"), *(ROOT / "mesh/agent").glob("*.py")]:
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not re.search(r"\b_?note$", ast.unparse(call.func)):
+                continue
+            name = ast.unparse(call.args[0]).rpartition(".")[2]
+            level = ast.unparse(call.args[1]) if len(call.args) > 1 else "INFO"
+            if name.isupper() and not level.endswith("INFO") and "then" not in {word.arg for word in call.keywords}:
+                found.add(name)
+    return {name.lower() for name in found}
+
+
+def test_it_is_known_of_every_warning_what_the_agent_does_about_it() -> None:
+    loud = noted_loudly()
+    assert len(loud) > 30
+    assert loud == set(THEN)
 
 
 def test_notes_below_the_level_are_not_written(lines: Callable[[], Any]) -> None:

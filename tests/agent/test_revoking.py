@@ -119,7 +119,7 @@ def test_a_place_that_is_away_is_noted_once_and_read_anew_when_it_is_back(desk: 
     until(lambda: desk.place.asked == [0, 1], "it waits")
     desk.place.failing = True
     until(lambda: len(desk.place.asked) > 5, "it was tried again")
-    assert ([{"problem": "away"}], "away") == (desk.named("revocations_away"), desk.revoking.problem)
+    assert ([{"why": "away"}], "away") == (desk.named("revocations_away"), desk.revoking.problem)
     assert {0} == set(desk.place.asked[2:])
     desk.place.post(b"one")
     desk.place.failing = False
@@ -132,4 +132,4 @@ def test_what_cannot_be_kept_counts_all_the_same(desk: Desk) -> None:
     desk.place.post(b"one")
     until(lambda: bool(desk.named("revocations_learned")), "it is noted")
     assert ([b"one"], []) == (desk.learned, desk.kept)
-    assert "no room" in desk.named("revocations_learned")[0]["unkept"]
+    assert "no room" in desk.named("revocations_learned")[0]["why"]

@@ -128,7 +128,7 @@ def test_a_second_agent_on_the_data_directory_or_the_socket_is_refused_by_name(t
         same_socket = Agent(tmp_path, data_dir=str(tmp_path / "other")), agent.socket_path
         for starting, shared in (same_data, same_socket):
             with starting as second:
-                problem = second.expect("supervisor_refused")["problem"]
+                problem = second.expect("supervisor_refused")["why"]
                 assert Exit.UNAVAILABLE == second.wait()
                 assert f"another agent (pid {agent.pid}) uses " in problem
                 assert str(shared) in problem
@@ -151,7 +151,7 @@ def test_a_reactor_waits_no_longer_for_the_lock_than_it_may(tmp_path: Path) -> N
     with (tmp_path / "data" / "reactor.lock").open("w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)
         with Agent(tmp_path, reactor_lock_s=0.05) as agent:
-            assert "reactor.lock" in agent.expect("supervisor_refused")["problem"]
+            assert "reactor.lock" in agent.expect("supervisor_refused")["why"]
             assert f"status {Exit.UNAVAILABLE:d}" == agent.expect("reactor_ended")["how"]
             fcntl.flock(old, fcntl.LOCK_UN)
             agent.ready()
@@ -218,7 +218,7 @@ def test_a_start_that_fails_for_the_disk_is_tried_again(tmp_path: Path) -> None:
     in_the_way = tmp_path / "data" / "incarnation.new"
     in_the_way.mkdir(parents=True)
     with Agent(tmp_path) as agent:
-        assert str(in_the_way) in agent.expect("reactor_not_started")["problem"]
+        assert str(in_the_way) in agent.expect("reactor_not_started")["why"]
         in_the_way.rmdir()
         agent.ready()
 

@@ -237,7 +237,9 @@ def test_a_cast_whose_handler_failed_is_settled_and_noted() -> None:
     seq = caller.cast("orders")
     world.run(2.0)
     assert None is caller.end(seq)
-    assert 1 == len(notes(world, "cast_failed", "a")) == world.agents["a"].node.state.totals.casts_failed
+    (failed,) = notes(world, "cast_failed", "a")
+    assert failed.endswith(" app=app session=1 failed=1")
+    assert 1 == world.agents["a"].node.state.totals.casts_failed
 
 
 # Whom it reaches

@@ -641,7 +641,9 @@ def test_work_whose_apps_die_of_it_is_placed_so_often_and_not_more() -> None:
         app.close(dead=True)
         world.run(world.now + 1.0)
     assert (Status.INDETERMINATE, "attempts_max") == (caller.status(cast), caller.failure(cast).limit)
-    assert 1 == len(notes(world, "poisoned", "a")) == world.agents["a"].node.state.totals.poisoned
+    (poisoned,) = notes(world, "poisoned", "a")
+    assert 1 == world.agents["a"].node.state.totals.poisoned
+    assert f" message=a/1/{cast} topic=orders server= " in poisoned
     assert_mesh_quiescent(world)
 
 

@@ -182,7 +182,7 @@ def test_a_spool_that_cannot_be_used_is_set_aside_and_the_agent_goes_on(fleet: F
         a.spawn()
         note = a.expect("spool_set_aside")
         aside = Path(f"{path}.damaged-1")
-        assert str(aside) in note["problem"]
+        assert str(aside) in note["why"]
         assert aside.exists()
     with ExitStack() as apps:
         came = served(a, apps, "other")

@@ -128,7 +128,7 @@ def test_an_agent_without_its_token_or_port_says_so_and_does_not_start(fleet: Fl
     with socket.create_server(("127.0.0.1", 0)) as taken:
         b = fleet.start("b", ready=False, http={"http_listen": f"127.0.0.1:{taken.getsockname()[1]}"})
         assert Exit.UNAVAILABLE == b.wait()
-        assert "cannot listen for HTTP" in b.noted("supervisor_refused")[-1]["problem"]
+        assert "cannot listen for HTTP" in b.noted("supervisor_refused")[-1]["why"]
 
 
 def test_a_draining_agent_is_not_ready(fleet: Fleet) -> None:

@@ -213,7 +213,7 @@ def test_under_acls_agents_hear_of_it_and_one_that_may_not_read_the_key_says_so_
             return start(fleet, keyring, node, matchmaker={"kind": "consul"}, matchmaker__consul=options)
 
         a, b = begin("a", "agent"), begin("b", "blind")
-        assert 'key "heartmesh/default/revoked"' in b.expect("revocations_away")["problem"]
+        assert 'key "heartmesh/default/revoked"' in b.expect("revocations_away")["why"]
         keyring.enrol("c")
         denied = keys("revoke", str(keyring.fleet), "c", "--publish", "--config", str(a.config_path), status=1)
         assert 'needs key "heartmesh/default/revoked" { policy = "write" }' in denied
