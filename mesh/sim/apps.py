@@ -10,7 +10,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from mesh.client.connection import Connection, Phase
+from mesh.client.connection import BACKOFF_MAX_S, Connection, Phase
 from mesh.client.events import (
     CancelAsked,
     Delivered,
@@ -33,18 +33,23 @@ from mesh.sim.world import World
 
 __all__ = ["App", "Manner", "ServicePlan"]
 
+AWAY_S = 1.5 * BACKOFF_MAX_S
+"""Within this an app has come back to a new agent, and told it all."""
+
 PARTING_S = 3.0
 """How long an app that leaves waits for its agent's answer."""
 
 
 class Manner(Struct, frozen=True, omit_defaults=True):
     """How handlers behave: how long they work, evenly between two bounds; of a thousand, how many raise, hang until
-    all is calm, and kill their process."""
+    all is calm, and kill their process; and of a thousand messages that may run twice, how many kill whoever begins
+    one."""
 
     work_s: tuple[float, float] = (0.0, 0.01)
     fails: int = 0
     hangs: int = 0
     crashes: int = 0
+    poison: int = 0
 
 
 class ServicePlan(Struct, frozen=True, omit_defaults=True):
@@ -91,8 +96,14 @@ class App:
         if not self.is_alive:
             return
         self.process.end()
+        self.ledger.died(self.id, self.world.now, [node for node in self.ledger.nodes if self._is_away(node)])
         for seq in self.session.calling.pending:
             self.ledger.give_up((self.node, self.id, seq))
+
+    def _is_away(self, node: str) -> bool:
+        """Return whether a node has no agent, or one to which its apps may not have come back yet."""
+        agent = self.world.agents.get(node)
+        return agent is None or agent.time() - agent.node.state.started_at < AWAY_S
 
     def leave(self) -> None:
         """End in order: serve no more, finish what runs, say goodbye."""
@@ -148,7 +159,7 @@ class App:
                 desk.queue.append(event.request)
                 self._work(desk)
             elif isinstance(event, Ended):
-                self.ledger.outcome((self.node, self.id, event.seq), event.outcome)
+                self.ledger.outcome((self.node, self.id, event.seq), event.outcome, self.world.now)
             elif isinstance(event, Held):
                 for seq in event.seqs:
                     self.ledger.held((self.node, self.id, seq))
@@ -186,14 +197,15 @@ class App:
             self.ledger.begun(self.id, id)
             desk.busy += 1
             fate, manner = self.rng.below(1000), self.manner
-            fails = fate < manner.fails
+            is_poison = self.ledger.messages[id].lot < manner.poison
+            fails = fate < manner.fails and not is_poison
             end = self._end_of(desk, request, id, fails)
             fate -= manner.fails
-            if 0 <= fate < manner.hangs:
+            if 0 <= fate < manner.hangs and not is_poison:
                 self.hung.append(end)
                 continue
             fate -= manner.hangs
-            if 0 <= fate < manner.crashes:
+            if 0 <= fate < manner.crashes or is_poison:
                 self.world.at(self.world.now + self.rng.uniform(*manner.work_s), self._crash)
                 continue
             due = self.world.now + self.rng.uniform(*manner.work_s)

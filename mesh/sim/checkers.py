@@ -93,7 +93,7 @@ def unwatched(node: Node, silent_s: Callable[[Key, int], float]) -> Iterator[str
     for key in outbox.monitored:
         entry = outbox.entries[key]
         limit_s = max(MONITOR_MIN_S, entry.request.monitor_ms / 1000)
-        if not entry.repeatable and entry.nodes and silent_s(key, entry.target[1]) > limit_s + LATE_S:
+        if not entry.repeatable and entry.nodes and silent_s(key, entry.target[1]) > limit_s + LATE_S / 2:
             yield f"{key} waits for an app that is stopped, though that may be silent for {limit_s:g} s only"
 
 

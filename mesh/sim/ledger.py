@@ -27,6 +27,9 @@ SILENT = "no sign of life"
 _QUEUES = ("queue_records", "queue_bytes")
 """The limits whose end a call may ask to wait for."""
 
+UNTOLD_S = 0.2
+"""How long word of a death is under way, to the calling app's agent and from there to the app."""
+
 STAMP_BYTES = 8
 """Every body begins with the number of its message, as far as it is long enough."""
 
@@ -34,7 +37,8 @@ STAMP_BYTES = 8
 class Message(Struct):
     """One request. Times are the world's; ``begun``: the sessions that ran it, ``ended``: those that finished it;
     ``given_up``: nobody waits for its outcome, ``cancelled``: because its app said so; ``again``: another agent was, or
-    may be, sent it too."""
+    may be, sent it too; ``lot``: drawn for what may go elsewhere again, below a thousand; ``deaths``: of sessions that
+    had begun it and not ended it, the last one at ``died_at``; ``hidden``: so many its agent may not have heard of."""
 
     request: Request
     body: bytes
@@ -45,6 +49,10 @@ class Message(Struct):
     cancelled: bool = False
     refused: bool = False
     again: bool = False
+    lot: int = 1000
+    deaths: int = 0
+    died_at: float = 0.0
+    hidden: int = 0
     begun: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -71,7 +79,11 @@ def name_of(outcome: Outcome) -> str:
 
 class Ledger:
     """All messages of a run, and what is wrong with them. ``strict``: nothing goes wrong, so nothing is sent twice;
-    ``single``: topics with one instance; ``ordered_bytes_max``: above it a body travels in pieces, and is passed."""
+    ``single``: topics with one instance; ``ordered_bytes_max``: above it a body travels in pieces, and is passed.
+
+    ``nodes``: all there are; ``attempts_max``: so many processes may die of a message whose agent hears of each; 0: any
+    number. ``patient``: every app lives, and comes back in time to each new agent, so nobody to whom a fan-out went is
+    unknown before its time is over. ``lively``: nothing keeps an app from showing signs of life."""
 
     def __init__(self, found: Callable[[str], None], *, strict: bool = False) -> None:
         self.found = found
@@ -80,10 +92,15 @@ class Ledger:
         self.last: dict[tuple[int, int, str, str, int], int] = {}
         self.single: dict[str, None] = {}
         self.ordered_bytes_max = 0
+        self.attempts_max = 0
+        self.nodes: tuple[str, ...] = ()
+        self.patient = self.lively = False
 
     def sent(self, id: Id, request: Request, now: float, timeout_s: float) -> None:
         """An app has submitted a request."""
-        self.messages[id] = Message(request, request.body, now, now + timeout_s)
+        message = self.messages[id] = Message(request, request.body, now, now + timeout_s)
+        if message.may_repeat and request.kind != Kind.FANOUT:
+            message.lot = (id[1] * 7919 + id[2] * 104_729) % 1000
 
     def held(self, id: Id) -> None:
         """The agent has accepted a cast."""
@@ -93,6 +110,21 @@ class Ledger:
         """Its app cancelled it, or died."""
         message = self.messages[id]
         message.given_up, message.cancelled = True, message.cancelled or cancelled
+
+    def died(self, session: int, now: float, away: list[str]) -> None:
+        """A session's process has died, at whatever it had begun. ``away``: nodes whose agent was killed, and of whose
+        apps the next one does not know everything yet."""
+        for id, message in self.messages.items():
+            if session in message.begun and session not in message.ended:
+                message.deaths, message.died_at = message.deaths + 1, now
+                message.hidden += id[0] in away
+
+    def killed(self, node: str, elsewhere: list[str], now: float) -> None:
+        """An agent is killed. It may have been about to tell its own apps of a death; and unless one other node serves
+        their topic (``elsewhere``), it would have told of a death here, or two nodes may now have the same message."""
+        for id, message in self.messages.items():
+            if id[0] != node or message.request.topic not in elsewhere or now - message.died_at < UNTOLD_S:
+                message.hidden += 1
 
     def lost(self, session: int) -> None:
         """An app has lost its agent: what has not ended is sent to the next, given back or repeated."""
@@ -129,6 +161,9 @@ class Ledger:
             self.found(f"{self.name(id)} must not run twice: in {message.begun} and in {session}")
         elif message.begun and self.strict and message.request.kind != Kind.FANOUT:
             self.found(f"{self.name(id)} ran twice though nothing went wrong: in {message.begun} and in {session}")
+        elif self.attempts_max and message.deaths >= self.attempts_max + message.hidden:
+            if message.request.kind != Kind.FANOUT:
+                self.found(f"{self.name(id)} is begun in {session}, though {message.deaths} processes died of it")
         message.begun.append(session)
         for outcome in message.outcomes:
             if isinstance(outcome, Failure) and outcome.status in NOT_RUN:
@@ -140,18 +175,18 @@ class Ledger:
 
     # It ends
 
-    def outcome(self, id: Id, outcome: Outcome) -> None:
+    def outcome(self, id: Id, outcome: Outcome, now: float = 0.0) -> None:
         """Its app was told how a request ended."""
         message = self.messages[id]
         message.outcomes.append(outcome)
         if len(message.outcomes) > 1:
             self.found(f"{self.name(id)} ended twice: {[name_of(one) for one in message.outcomes]}")
-        problem = self._untrue(message, outcome)
+        problem = self._untrue(message, outcome, now)
         if problem:
             text = f" ({outcome.text})" if isinstance(outcome, Failure) else ""
             self.found(f"{self.name(id)} ended as {name_of(outcome)}{text}: {problem}")
 
-    def _untrue(self, message: Message, outcome: Outcome) -> str:
+    def _untrue(self, message: Message, outcome: Outcome, now: float) -> str:
         """Return what is wrong with an outcome when it is given, or an empty string."""
         kind = message.request.kind
         if isinstance(outcome, Failure):
@@ -163,13 +198,15 @@ class Ledger:
                 return "nobody cancelled it"
             if message.request.flags & Flag.ROOM and outcome.limit in _QUEUES:
                 return "it was to wait for room"
-            if self.strict and SILENT in outcome.text:
+            if self.lively and SILENT in outcome.text:
                 return "nothing kept its app from showing one"
             return ""
         if isinstance(outcome, Receipt):
             told = outcome.finished + outcome.failed + outcome.unknown
             if kind != Kind.FANOUT or outcome.finished > len(message.ended):
                 return f"{outcome.finished} finished, but {len(message.ended)} did"
+            if self.patient and outcome.unknown and now < message.deadline - 1.0:
+                return f"{outcome.unknown} of {outcome.asked} are unknown, and all of them live"
             return "" if told == outcome.asked else f"{outcome.asked} were asked, {told} are told of"
         if isinstance(outcome, Reply):
             is_right = outcome.body[:STAMP_BYTES] == message.body[:STAMP_BYTES]

@@ -129,7 +129,8 @@ def _are_later(only: tuple[str, ...]) -> bool:
 
 
 def _later(dice: _Dice, plan: Plan, only: tuple[str, ...]) -> Plan:
-    """Draw what came later: disks, durable casts, calls that are watched or wait for room, and the kinds of `LATER`."""
+    """Draw what came later: disks, durable casts, calls that are watched or wait for room, messages that kill whoever
+    begins them, and the kinds of `LATER`."""
     options = structs.replace(
         plan.options,
         durable=DurableOptions(
@@ -147,19 +148,22 @@ def _later(dice: _Dice, plan: Plan, only: tuple[str, ...]) -> Plan:
         faults.append(draw_fault(kind, dice.rng, plan.nodes, len(plan.apps), span, dead_after_s))
     faults.sort(key=lambda fault: fault.at)
     steps = _later_steps(dice, plan.steps, has_disks=has_disks)
-    return structs.replace(plan, options=options, faults=tuple(faults), steps=steps, has_disks=has_disks)
+    poison = dice.one_of(0, 0, 5, 20)
+    apps = [structs.replace(app, manner=structs.replace(app.manner, poison=poison)) for app in plan.apps]
+    changes = {"options": options, "faults": tuple(faults), "apps": tuple(apps)}
+    return structs.replace(plan, **changes, steps=steps, has_disks=has_disks)
 
 
 def _later_steps(dice: _Dice, steps: tuple[Step, ...], *, has_disks: bool) -> tuple[Step, ...]:
     """Draw which calls are watched, or wait for room, and which casts are durable, sent once or not."""
-    watched, roomy = dice.one_of(0.0, 0.2, 0.8), dice.one_of(0.0, 0.3, 1.0)
+    watched, roomy = dice.one_of(0.0, 0.5, 1.0), dice.one_of(0.0, 0.3, 1.0)
     durable = dice.one_of(0.2, 0.6, 1.0) if has_disks else 0.0
     drawn = []
     for step in steps:
         flags, kind, monitor_s = step.flags, step.kind, step.monitor_s
         if kind == Kind.CALL:
             flags |= int(Flag.ROOM) if dice.chance(roomy) else 0
-            monitor_s = dice.rng.uniform(0.5, 2.5) if dice.chance(watched) else 0.0
+            monitor_s = dice.rng.uniform(0.5, 2.0) if dice.chance(watched) else 0.0
         elif kind == Kind.CAST and dice.chance(durable):
             flags |= int(Flag.DURABLE)
         drawn.append(structs.replace(step, flags=flags, monitor_s=monitor_s))

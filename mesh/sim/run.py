@@ -13,6 +13,7 @@ from time import process_time
 
 from msgspec import Struct, field
 
+from mesh.client.connection import BACKOFF_MAX_S
 from mesh.core.effects import Note, Stop
 from mesh.core.records import Kind, Reply, Request
 from mesh.sim import checkers
@@ -38,6 +39,12 @@ TAIL_S = 8.0
 
 GENERATION = 1000
 """What is added to the id of an app for each process that succeeds it."""
+
+QUIET = ("away", "wipe", "empty", "split", "stale", "bad-disk")
+"""Faults that keep nobody from showing a sign of life."""
+
+KILLS = {"kill": 1, "kill-twice": 2}
+"""How many agents a fault kills and does nothing else."""
 
 REPAIR_S = 0.2
 """How soon an agent that stopped by itself is started again."""
@@ -69,9 +76,15 @@ class _Run:
         self.world.on_note = self._noted
         self.world.on_stop = self._stopped
         self.world.network.on_send = self._sending
-        is_strict = not plan.faults and not any(app.manner.crashes for app in plan.apps)
+        is_deadly = any(app.manner.crashes or app.manner.poison for app in plan.apps)
+        is_strict = not plan.faults and not is_deadly
         self.ledger = Ledger(self.found, strict=is_strict)
         self.ledger.ordered_bytes_max = plan.options.link.chunk_bytes
+        self.ledger.lively = all(fault.kind in QUIET for fault in plan.faults)
+        if all(fault.kind in KILLS for fault in plan.faults):
+            self.ledger.nodes = plan.nodes
+            self.ledger.attempts_max = plan.options.outbox.attempts_max
+            self.ledger.patient = not is_deadly and plan.options.outbox.resume_grace_s > BACKOFF_MAX_S
         topics = [service.topic for app in plan.apps for service in app.services]
         self.ledger.single = {topic: None for topic in topics if topics.count(topic) == 1}
         self.apps: list[App] = []
@@ -151,6 +164,16 @@ class _Run:
     def _strike(self, fault: Fault) -> None:
         if strike(self, fault):
             self.result.faults[fault.kind] = self.result.faults.get(fault.kind, 0) + 1
+            for _ in range(KILLS.get(fault.kind, 0)):
+                self.ledger.killed(fault.one, self._served_elsewhere(fault.one), self.world.now)
+
+    def _served_elsewhere(self, node: str) -> list[str]:
+        """Return the topics that one node serves, and another one than this."""
+        nodes: dict[str, set[str]] = {}
+        for app in self.plan.apps:
+            for service in app.services:
+                nodes.setdefault(service.topic, set()).add(app.node)
+        return [topic for topic, served in nodes.items() if len(served) == 1 and node not in served]
 
     # The parts of a run
 

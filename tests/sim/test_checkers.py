@@ -78,8 +78,8 @@ def test_a_watched_call_whose_app_is_silent_for_too_long_is_seen_unless_it_may_r
     caller.say(*(Request(0, 2 + flag, "orders", "", 9_000, b"", flag, monitor_ms=1_500) for flag in (0, 1)))
     world.run(2.1)
     node = world.agents["a"].node
-    assert [] == list(unwatched(node, lambda key, session: 2.4))
-    assert ["(1, 2)"] == [text.split(" waits")[0] for text in unwatched(node, lambda key, session: 2.6)]
+    assert [] == list(unwatched(node, lambda key, session: 1.9))
+    assert ["(1, 2)"] == [text.split(" waits")[0] for text in unwatched(node, lambda key, session: 2.1)]
 
 
 def test_what_a_node_keeps_of_durable_casts_is_a_leak() -> None:

@@ -141,7 +141,9 @@ def test_who_waits_for_room_is_not_told_that_there_is_none() -> None:
 def test_where_nothing_goes_wrong_every_app_shows_signs_of_life() -> None:
     silent = Failure(*ID, int(Status.INDETERMINATE), f"its app at b showed {SILENT} for 1 s")
     assert [] == Book().ends(silent)
-    assert 1 == len(Book(strict=True).ends(silent))
+    book = Book()
+    book.ledger.lively = True
+    assert 1 == len(book.ends(silent))
 
 
 def test_a_durable_cast_that_was_accepted_is_ended_or_a_dead_letter_as_long_as_its_disk_lives() -> None:
@@ -160,6 +162,48 @@ def test_a_durable_cast_that_was_accepted_is_ended_or_a_dead_letter_as_long_as_i
     cancelled.ledger.held(ID)
     cancelled.ledger.give_up(ID, cancelled=True)
     assert [] == vanished(cancelled, set())
+
+
+def test_no_more_processes_die_of_a_message_than_may_unless_its_agent_cannot_have_heard_of_one() -> None:
+    def after(*deaths: int, nodes: tuple[str, ...] = (), away: tuple[str, ...] = (), node: str = "a") -> list[str]:
+        book = Book(Kind.CAST)
+        book.ledger.attempts_max = 2
+        for session in deaths:
+            book.ledger.begun(session, ID)
+            book.ledger.died(session, float(session), list(away))
+        for killed in nodes:
+            book.ledger.killed(killed, ["orders"], 9.0)
+        book.ledger.begun(9, ID)
+        return book.found
+
+    assert [] == after(5)
+    assert ["cast a/1#0 to 'orders' is begun in 9, though 2 processes died of it"] == after(5, 6)
+    assert 1 == len(after(5, 6, nodes=("a",))) == len(after(5, 6, away=("b",)))
+    assert [] == after(5, 6, nodes=("b",)) == after(5, 6, away=("a",))
+
+
+def test_a_kill_may_hide_a_death_that_was_just_told_and_any_where_several_nodes_serve() -> None:
+    book = Book(Kind.CAST)
+    message = book.ledger.messages[ID]
+    book.ledger.killed("a", ["orders"], 9.0)
+    assert 0 == message.hidden
+    book.ledger.killed("a", [], 9.0)
+    assert 1 == message.hidden
+    book.ledger.begun(5, ID)
+    book.ledger.died(5, 9.0, [])
+    book.ledger.killed("a", ["orders"], 9.1)
+    assert (1, 2) == (message.deaths, message.hidden)
+
+
+def test_while_all_live_and_come_back_nobody_to_whom_a_fan_out_went_is_unknown_before_its_time_is_over() -> None:
+    def told(now: float, *, patient: bool) -> list[str]:
+        book = Book(Kind.FANOUT).runs(5)
+        book.ledger.patient, book.ledger.messages[ID].deadline = patient, 9.0
+        book.ledger.outcome(ID, Receipt(*ID, 2, 1, 0, 1), now)
+        return book.found
+
+    assert [] == told(3.0, patient=False) == told(8.5, patient=True)
+    assert 1 == len(told(3.0, patient=True))
 
 
 def test_it_knows_what_is_open_and_counts_what_ended() -> None:

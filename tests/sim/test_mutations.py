@@ -5,14 +5,29 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec import structs
 
 from mesh.client import calling as client_calling
 from mesh.client import serving as client_serving
-from mesh.core import calling, inbox, link, outbox, pool, recovery, sending, serving, session
+from mesh.core import (
+    calling,
+    durable,
+    inbox,
+    link,
+    monitor,
+    outbox,
+    pool,
+    recovery,
+    sending,
+    serving,
+    session,
+    spooling,
+)
 from mesh.core.chunks import Chunker
 from mesh.core.directory import Directory
-from mesh.core.records import Failure, Status
-from mesh.sim.plan import draw
+from mesh.core.records import Failure, Flag, Status
+from mesh.sim.apps import Manner
+from mesh.sim.plan import Plan, draw
 from mesh.sim.run import play
 
 Instead = Callable[..., Any]
@@ -22,11 +37,20 @@ KILLS = ("kill", "kill-twice", "cut", "socket-error")
 
 class Mutation:
     """A defect: ``owner.name`` is replaced by what ``instead`` makes of the original; found within ``seeds``, of runs
-    with any faults or with ``only`` these."""
+    with any faults or with ``only`` these, in plans that ``made`` makes of theirs."""
 
-    def __init__(self, label: str, owner: Any, name: str, seeds: int, instead: Instead, *only: str) -> None:
+    def __init__(
+        self,
+        label: str,
+        owner: Any,
+        name: str,
+        seeds: int,
+        instead: Instead,
+        *only: str,
+        made: Callable[[Plan], Plan] = lambda plan: plan,
+    ) -> None:
         self.label, self.owner, self.name, self.seeds, self.instead = label, owner, name, seeds, instead
-        self.only = only
+        self.only, self.made = only, made
 
     def put_in(self) -> Any:
         return mock.patch.object(self.owner, self.name, self.instead(self.owner.__dict__[self.name]))
@@ -137,6 +161,70 @@ def unordered(original: Instead) -> Instead:
     return instead
 
 
+def deadly(plan: Plan) -> Plan:
+    """Have one node serve, another one call and be killed, and many messages kill whoever begins them."""
+    manner = Manner((0.2, 0.6), poison=50)
+    server, caller = plan.nodes[0], plan.nodes[-1]
+    apps = [structs.replace(app, node=server if app.services else caller, manner=manner) for app in plan.apps]
+    callers = [number for number, app in enumerate(apps) if not app.services]
+    steps = [structs.replace(step, app=callers[step.app % len(callers)]) for step in plan.steps]
+    faults = [structs.replace(fault, one=caller) for fault in plan.faults]
+    options = structs.replace(plan.options, outbox=structs.replace(plan.options.outbox, attempts_max=3))
+    changes = {"apps": tuple(apps), "steps": tuple(steps), "faults": tuple(faults)}
+    return structs.replace(plan, options=options, **changes)
+
+
+def uncounted(original: Instead) -> Instead:
+    """Send a part of a fan-out without the number of instances that are meant."""
+
+    def instead(self: sending.Sending, *arguments: Any) -> Any:
+        copy = original(self, *arguments)
+        copy.instances = 0
+        return copy
+
+    return instead
+
+
+def forgetful_resume(original: Instead) -> Instead:
+    """Say to the next agent only where fan-outs went, not of what processes died."""
+
+    def instead(self: client_calling.Calling, new_agent: bool) -> Any:
+        return [record for record in original(self, new_agent) if not getattr(record, "attempts", 0)]
+
+    return instead
+
+
+def unmarked(original: Instead) -> Instead:
+    """Let a durable cast leave before it is on disk how many died of it."""
+
+    def instead(self: durable.Durable, key: Any, sent: tuple[str, int, int]) -> bool:
+        is_needed: bool = original(self, key, sent) if sent[0] else False
+        return is_needed
+
+    return instead
+
+
+def roomless(original: Instead) -> Instead:
+    """Do not let a call wait for room."""
+
+    def instead(self: calling.Calling, entry: Any, view: Any, now: float) -> None:
+        entry.request.flags &= ~Flag.ROOM
+        original(self, entry, view, now)
+
+    return instead
+
+
+def hasty_keep(original: Instead) -> Instead:
+    """Accept a durable cast when it comes."""
+
+    def instead(self: spooling.Spooling, app: Any, request: Any, now: float) -> None:
+        original(self, app, request, now)
+        if self.state.durable.knows((app.session, request.seq)):
+            self.calling.accept(app, request.seq)
+
+    return instead
+
+
 MUTATIONS = [
     Mutation("the agent forgets what it handed out", serving.Serving, "offer", 60, forgetful_offer),
     Mutation("the session forgets what it ran", client_serving.Serving, "take_in", 60, forgetful_session),
@@ -165,6 +253,33 @@ MUTATIONS = [
     Mutation("nobody learns who came or went", calling.Calling, "topic_changed", 60, always([])),
     Mutation("what an app was handed is lost with its socket", serving.Serving, "resumed", 60, nothing),
     Mutation("what is given back is not placed again", recovery.Recovery, "give_back", 60, always([])),
+    Mutation("a young agent ends fan-outs with who is there", serving.Serving, "_is_young", 60, always(False), "kill"),
+    Mutation("fan-outs do not say how many they count on", sending.Sending, "_fan_copy", 60, uncounted, "kill"),
+    Mutation("who comes back to a young agent misses its fan-outs", serving.Serving, "joined", 60, nothing, "kill"),
+    Mutation("a fan-out waits for ever for who does not come back", serving.Serving, "gather_no_more", 60, nothing),
+    Mutation("attempts are not counted", sending.Sending, "charge", 60, nothing, "kill", made=deadly),
+    Mutation(
+        "apps do not learn what processes died of", sending.Sending, "_tell_attempts", 60, nothing, "kill", made=deadly
+    ),
+    Mutation(
+        "apps forget what processes died of",
+        client_calling.Calling,
+        "resume",
+        60,
+        forgetful_resume,
+        "kill",
+        made=deadly,
+    ),
+    Mutation(
+        "the disk is not told what processes died of", durable.Durable, "must_mark", 60, unmarked, "kill", made=deadly
+    ),
+    Mutation("a watched call waits for ever", monitor.Monitor, "_silent", 60, always([]), "stop-app"),
+    Mutation("nobody is asked for a sign of life", monitor.Monitor, "heard", 60, nothing, "wipe"),
+    Mutation("who waits for room is refused", calling.Calling, "_nobody", 60, roomless),
+    Mutation("what a disk does not know is new", calling.Calling, "sought", 60, always({}), "lose-disk"),
+    Mutation(
+        "durable casts are accepted before they are written", spooling.Spooling, "keep", 60, hasty_keep, "bad-disk"
+    ),
     Mutation("queues are not in order", inbox.Fifo, "peek", 60, unordered),
 ]
 
@@ -173,7 +288,7 @@ def seeds_until_found(mutation: Mutation, first: int = 0) -> int:
     """Return how many seeds it takes to find a defect; ``mutation.seeds`` + 1 if they do not suffice."""
     with mutation.put_in():
         for number in range(mutation.seeds):
-            if play(draw(first + number, mutation.only)).findings:
+            if play(mutation.made(draw(first + number, mutation.only))).findings:
                 return number + 1
     return mutation.seeds + 1
 
