@@ -13,7 +13,7 @@ from mesh.core.rng import Rng
 from mesh.sim.process import Process
 from mesh.sim.world import World
 
-__all__ = ["KINDS", "Fault", "Stage", "Victim", "draw_fault", "meaning", "strike"]
+__all__ = ["BETWEEN", "KINDS", "Fault", "Stage", "Victim", "draw_fault", "meaning", "strike"]
 
 
 class Fault(Struct, frozen=True):
@@ -360,6 +360,9 @@ _STRIKES = {**_BETWEEN, **_TO_AGENTS, **_TO_APPS}
 
 KINDS: tuple[str, ...] = tuple(_STRIKES)
 """The names of all kinds of faults."""
+
+BETWEEN: tuple[str, ...] = tuple(_BETWEEN)
+"""The kinds that meet the way between two nodes."""
 
 
 def meaning(kind: str) -> str:

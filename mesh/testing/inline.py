@@ -141,10 +141,10 @@ class Work:
         """Run the handler; what is no Exception, as Ctrl-C or a test's own end, is for the test and not its caller."""
         try:
             return self._handler(message)
-        except Exception:
-            raise
         except BaseException as error:
-            self._raised = error
+            self._carrier.fleet.raised(message, error)
+            if not isinstance(error, Exception):
+                self._raised = error
             raise
 
     def hurries(self) -> bool:

@@ -23,6 +23,11 @@ def ended(client: mesh.Client, *, idempotent: bool = False) -> type:
         return type(error)
 
 
+def some_s(fleet: Fleet, name: str) -> float | None:
+    """Draw how long a fault lasts, if it does."""
+    return None if FAULTS[name].for_s is None else fleet.rng.uniform(0.01, 20.0)
+
+
 def test_the_simulators_faults_are_all_there_with_what_they_do() -> None:
     assert [] == [kind for kind in KINDS if kind not in FAULTS or kind == FAULTS[kind].what]
     assert [] == [fault.name for fault in FAULTS.values() if fault.kind not in KINDS or not fault.outcomes]
@@ -38,10 +43,11 @@ def test_a_call_ends_as_the_fault_says_and_never_runs_twice_unasked(name: str) -
             client = fleet.connect("web", node="node2")
             if seed % 4:
                 client.call("words", b"a link is there")
-            fault = fleet.fault(name, "words", for_s=fleet.rng.uniform(0.01, 20.0) if seed % 5 else None)
+            fault = fleet.fault(name, "words", for_s=some_s(fleet, name) if seed % 5 else None)
             outcome = ended(client, idempotent=idempotent)
             assert outcome in fault.outcomes or (idempotent and outcome in fault.idempotent)
             assert fleet.sent[-1].runs <= 1 + idempotent
+            assert fault.struck
 
 
 @pytest.mark.parametrize(

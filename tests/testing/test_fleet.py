@@ -135,4 +135,4 @@ def test_a_fleet_is_a_threads_or_a_loops(fleet: Fleet) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert ["FAULTS", "Fault", "Fleet", "Sent"] == testing.__all__
+    assert ["FAULTS", "Fault", "FaultError", "Fleet", "Sent"] == testing.__all__
