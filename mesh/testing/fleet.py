@@ -35,6 +35,7 @@ from mesh.testing.faults import FAULTS, Fault
 from mesh.testing.inline import Inline
 from mesh.testing.loop import INSTANT_S, Driver, Looped
 from mesh.testing.plan import Plan
+from mesh.types import name_problem, node_id_problem
 
 if TYPE_CHECKING:
     import os
@@ -52,15 +53,16 @@ NETWORK = NetworkOptions((0.00001, 0.00005), (0.00001, 0.00001), (0.00001, 0.000
 
 
 class Fleet:
-    """Agents on ``nodes``, and the apps that `connect` to them: all of one thread's, or all of one event loop's.
+    """Agents on ``nodes``, which are names, and the apps that `connect` to them: all of one thread's, or all of one
+    event loop's.
 
     ``sent`` has every message that an app has sent. A fleet whose ``seed`` is the same does the same.
     """
 
-    def __init__(self, nodes: tuple[str, ...] = ("node1", "node2"), *, seed: int = 0) -> None:
-        if not nodes or len({*nodes}) < len(nodes):
-            raise ValueError(f"a fleet has one node or more, each once, not {nodes!r}")
-        self.nodes = nodes
+    def __init__(self, nodes: tuple[str, ...] | list[str] = ("node1", "node2"), *, seed: int = 0) -> None:
+        self.nodes = check_nodes(nodes)
+        if not isinstance(seed, int):
+            raise TypeError(f"the seed of a fleet is a whole number, not {seed!r}")
         self.sent: list[Sent] = []
         self.lock = threading.RLock()
         self.world = World(seed, NETWORK, traced=False)
@@ -125,7 +127,7 @@ class Fleet:
         """Connect an app, as `mesh.aio.connect` does, in the running event loop."""
         if self.apps and self.driver is None:
             raise RuntimeError("this fleet is a thread's: connect to it with `fleet.connect(...)`")
-        driver, place = self._drive(), self._place(node)
+        place, driver = self._place(node), self._drive()
         engine = Engine(
             self._session(app, namespace, fleet, place),
             lambda session, after: Looped(driver, self.add(place, session, after)),
@@ -137,6 +139,7 @@ class Fleet:
         return client
 
     def _place(self, node: str) -> str:
+        self._check_open()
         if node and node not in self.nodes:
             raise ValueError(f"there is no node {node!r} in this fleet, only {', '.join(self.nodes)}")
         return node or self.nodes[len(self.apps) % len(self.nodes)]
@@ -154,6 +157,10 @@ class Fleet:
         app = App(self.world, node, session, dispatch, self._was_sent, self._handled)
         self.apps.append(app)
         return app
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("this fleet is closed: make another, or do this before it is")
 
     def close(self, *, check: bool = True) -> None:
         """End every client at once: whoever still waits gets SessionClosed. Their event loop may be closed already.
@@ -226,11 +233,13 @@ class Fleet:
 
     def sleep(self, duration_s: float) -> None:
         """Let the fleet's time go on, in a test or in a handler; it takes none of the clock on the wall."""
+        check_duration("a sleep", duration_s)
         until = self.now + duration_s
         self.go_on(lambda: False, until)
 
     async def sleep_aio(self, duration_s: float) -> None:
         """Let the fleet's time go on, as `sleep` does, in a test or a handler of asyncio."""
+        check_duration("a sleep", duration_s)
         await self._drive().sleep(duration_s)
 
     def _drive(self) -> Driver:
@@ -278,9 +287,17 @@ class Fleet:
         leaves, or at once if it says so. One that has met nothing when the fleet is closed makes `close` raise, unless
         it is ``optional``.
         """
+        self._check_open()
         fault = FAULTS.get(name)
         if fault is None:
             raise ValueError(f"there is no fault {name!r}, only: {', '.join(FAULTS)}")
+        problem = name_problem("topic", topic)
+        if problem:
+            raise ValueError(problem)
+        if for_s is not None:
+            if fault.for_s is None:
+                raise ValueError(f"{name!r} is not undone after a time: for_s={for_s!r} means nothing to it")
+            check_duration(f"{name!r}", for_s)
         if fault.kind in sim.BETWEEN and len(self.nodes) < 2:
             raise ValueError(f"{name!r} meets the way between two machines: this fleet has only {self.nodes[0]}")
         fault = structs.replace(fault, for_s=fault.for_s if for_s is None else for_s)
@@ -289,7 +306,7 @@ class Fleet:
             return fault
         servers = self.servers(topic)
         if not servers:
-            raise ValueError(f"nobody serves {topic!r} here, whom {name!r} could meet")
+            raise ValueError(f"nobody serves {topic!r} here, whom {name!r} could meet{self._served()}")
         for app in servers:
             self._plan.strike(fault, app, app.node)
         self.settle()
@@ -298,6 +315,9 @@ class Fleet:
     def draw(self, topic: str) -> Fault:
         """Have a fault that the seed chooses, of those that can happen here, meet the next message of a topic; return
         it. It need not strike."""
+        self._check_open()
+        if not self.servers(topic):
+            raise ValueError(f"nobody serves {topic!r} here, whom a fault could meet{self._served()}")
         faults = [fault for fault in FAULTS.values() if self._can_happen(fault, topic)]
         fault = faults[self.rng.below(len(faults))]
         share = self.rng.uniform(0.1, 2.0)
@@ -307,6 +327,11 @@ class Fleet:
     def _can_happen(self, fault: Fault, topic: str) -> bool:
         nodes = {app.node for app in self.apps if app.process.is_alive}
         return fault.kind not in sim.BETWEEN or len(nodes) > 1
+
+    def _served(self) -> str:
+        """Return, for the end of an error, what is served."""
+        topics = {topic: None for app in self.apps if app.process.is_alive for topic in app.session.serving.services}
+        return f": only {', '.join(topics)}" if topics else ": serve it first"
 
     def servers(self, topic: str) -> list[App]:
         """Return the apps that serve a topic now."""
@@ -332,3 +357,22 @@ class Fleet:
 
     def _stopped(self, name: str, stop: Stop) -> None:
         self.world.at(self.now + RESTART_S, lambda: self.restart(name))
+
+
+def check_nodes(nodes: object) -> tuple[str, ...]:
+    """Return the names of a fleet's nodes; raises TypeError or ValueError that says what is wrong with them."""
+    if not isinstance(nodes, tuple | list) or not all(isinstance(name, str) for name in nodes):
+        raise TypeError(
+            f"the nodes of a fleet are a tuple of names, as in Fleet(nodes=('node1', 'node2')), not {nodes!r}"
+        )
+    if not nodes or len({*nodes}) < len(nodes):
+        raise ValueError(f"a fleet has one node or more, each once, not {nodes!r}")
+    for problem in filter(None, map(node_id_problem, nodes)):
+        raise ValueError(problem)
+    return tuple(nodes)
+
+
+def check_duration(what: str, duration_s: float) -> None:
+    """Raise ValueError if something cannot last so long."""
+    if not 0 <= duration_s < float("inf"):
+        raise ValueError(f"{what} lasts 0 s or more, not {duration_s!r}")

@@ -60,7 +60,14 @@ class Driver:
     # Somebody waits
 
     async def wait(self, future: asyncio.Future[Any], until: float) -> None:
-        """Return when the future is done, or the fleet's time is ``until``."""
+        """Return when the future is done, or the fleet's time is ``until``.
+
+        Who waits for ever, as `run` does, has no time go on.
+        """
+        if until == float("inf"):
+            self.kick()
+            await asyncio.wait((future,))
+            return
         alarm: asyncio.Future[None] = self.loop.create_future()
 
         def ring() -> None:
@@ -68,8 +75,7 @@ class Driver:
                 alarm.set_result(None)
                 self.kick()
 
-        if until < float("inf"):
-            self.fleet.world.at(until, ring)
+        self.fleet.world.at(until, ring)
         self.waits[alarm] = current()
         self.kick()
         try:

@@ -241,6 +241,24 @@ def test_a_fleet_outlives_its_loop_and_is_closed_after_it(fleet: Fleet) -> None:
             asyncio.run(client.call("words"))
 
 
+def test_a_client_may_run_beside_a_test_whose_time_stands_still_meanwhile() -> None:
+    async def scenario(fleet: Fleet) -> None:
+        server, client = await fleet.connect_aio("server"), await fleet.connect_aio("web")
+        server.serve("words")(echo)
+        running = asyncio.get_running_loop().create_task(server.run())
+        await client.call("words", wait=True)
+        began = fleet.now
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert fleet.now - began < 0.1
+        with pytest.raises(ValueError, match="a sleep lasts 0 s or more"):
+            await fleet.sleep_aio(-1.0)
+        await server.close()
+        await running
+
+    run(scenario)
+
+
 def test_a_fleet_belongs_to_one_loop(fleet: Fleet) -> None:
     async def connect() -> aio.Client:
         return await fleet.connect_aio()
