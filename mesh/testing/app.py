@@ -21,8 +21,9 @@ KIND_NAMES = {Kind.CALL: "call", Kind.CAST: "cast", Kind.FANOUT: "fanout"}
 
 
 class Sent(Struct, eq=False):
-    """A message that an app sent. ``runs``: how often a handler has begun it, wherever; ``outcome``: what it brought,
-    once it has ended (None before, and for a cast that was handled); ``errors``: what its handlers raised."""
+    """A message that an app sent. ``server``: the instance that it was addressed to, empty for any; ``runs``: how often
+    a handler has begun it, ``ran_by``: in which apps, on which nodes; ``errors``: what its handlers raised;
+    ``outcome``: what it brought, once it has ended (None before, and for a cast that was handled)."""
 
     app: str
     kind: str
@@ -34,6 +35,7 @@ class Sent(Struct, eq=False):
     runs: int = 0
     ended: bool = False
     outcome: Reply | Receipt | OutcomeError | None = None
+    ran_by: list[tuple[str, str]] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
 
 

@@ -89,13 +89,15 @@ class Fleet:
         namespace: str = "",
         fleet: str = "",
         socket: "str | os.PathLike[str] | None" = None,
+        token_file: "str | os.PathLike[str] | None" = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         wait_for_room: bool = True,
         node: str = "",
     ) -> Client:
         """Connect an app, as `mesh.connect` does, to the agent of ``node``; without one apps take the nodes in turn.
 
-        Its handlers run in the thread that waits. ``socket`` is not used: this may stand for `mesh.connect` itself.
+        Its handlers run in the thread that waits. ``socket`` and ``token_file`` are not used: this may stand for
+        `mesh.connect` itself.
         """
         if self.driver is not None:
             raise RuntimeError("this fleet is an event loop's: connect to it with `await fleet.connect_aio(...)`")
@@ -120,6 +122,7 @@ class Fleet:
         namespace: str = "",
         fleet: str = "",
         socket: "str | os.PathLike[str] | None" = None,
+        token_file: "str | os.PathLike[str] | None" = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         wait_for_room: bool = True,
         node: str = "",
@@ -214,6 +217,7 @@ class Fleet:
         sent = self._by_id.get((request.node, request.session, request.seq))
         if stage is Stage.RUNNING and sent is not None:
             sent.runs += 1
+            sent.ran_by.append((app.session.app, app.node))
         elif stage is Stage.ENDED:
             self._plan.meet(app, request)
 

@@ -98,6 +98,34 @@ def test_a_cast_is_run_though_the_agent_that_accepted_it_dies(fleet: Fleet) -> N
     assert [b"1"] == done
 
 
+@pytest.mark.parametrize("name", ["the server dies in mid-call", "the server's agent dies in mid-call"])
+def test_a_cast_runs_again_where_another_serves_and_one_to_be_run_once_never_does(name: str) -> None:
+    runs: dict[bool, set[int]] = {False: set(), True: set()}
+    for seed in range(12):
+        once = seed % 2 == 1
+        with Fleet(seed=seed) as fleet:
+            for _ in range(2):
+                fleet.connect("server", node="node1").serve("mail", lambda _: None)
+            client = fleet.connect("web", node="node2")
+            fleet.fault(name, "mail")
+            try:
+                client.cast("mail", b"x", once=once, confirm=True)
+            except mesh.Indeterminate:
+                assert once
+            runs[once].add(fleet.sent[-1].runs)
+    assert runs[True] == {1}
+    assert 2 in runs[False]
+
+
+def test_a_fanout_counts_as_unknown_the_instance_that_a_fault_met(fleet: Fleet) -> None:
+    for _ in range(2):
+        fleet.connect("server").serve("mail", lambda _: None)
+    client = fleet.connect("web")
+    fleet.fault("the server dies in mid-call", "mail")
+    receipt = client.fanout("mail", confirm=True)
+    assert (2, 1, 0, 1) == (receipt.asked, receipt.finished, receipt.failed, receipt.unknown)
+
+
 def test_draws_differ_by_seed() -> None:
     drawn = [Fleet(seed=seed).rng.below(len(FAULTS)) for seed in range(40)]
     assert len({*drawn}) > 10

@@ -1,5 +1,6 @@
 """A fleet in this process: who may connect, what is seen of what was sent, and how its time goes."""
 
+import inspect
 from typing import assert_type
 
 import pytest
@@ -46,8 +47,25 @@ def test_names_and_fleets_are_refused_in_the_products_words(fleet: Fleet) -> Non
 
 def test_it_may_stand_for_connect_itself(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh, "connect", fleet.connect)
-    with mesh.connect("web", socket="/run/mesh/agent.sock", connect_timeout_s=1.0) as client:
+    with mesh.connect("web", socket="/run/mesh/agent.sock", token_file="/t", connect_timeout_s=1.0) as client:
         assert client.node in fleet.nodes
+
+
+def test_it_takes_what_connect_takes_and_a_node() -> None:
+    for real, own in ((mesh.connect, Fleet.connect), (mesh.aio.connect, Fleet.connect_aio)):
+        taken = [name for name in inspect.signature(own).parameters if name not in ("self", "node")]
+        assert [*inspect.signature(real).parameters] == taken
+
+
+def test_it_is_seen_who_ran_a_message(fleet: Fleet) -> None:
+    for node in fleet.nodes:
+        fleet.connect("server", node=node).serve("words", echo, server=f"at-{node}")
+    client = fleet.connect("web")
+    client.fanout("words", confirm=True)
+    client.call("words@at-node2")
+    fanout, call = fleet.sent
+    assert [("server", "node1"), ("server", "node2")] == sorted(fanout.ran_by)
+    assert ("at-node2", [("server", "node2")]) == (call.server, call.ran_by)
 
 
 def test_every_message_is_seen_with_its_end(fleet: Fleet, client: mesh.Client) -> None:
