@@ -7,7 +7,7 @@ to the next. The seed decides every delay, and what `Fleet.draw` draws.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ from mesh.testing.plan import Plan
 from mesh.types import name_problem, node_id_problem
 
 if TYPE_CHECKING:
+    import asyncio
     import os
 
 __all__ = ["Fleet"]
@@ -245,6 +246,12 @@ class Fleet:
         """Let the fleet's time go on, as `sleep` does, in a test or a handler of asyncio."""
         check_duration("a sleep", duration_s)
         await self._drive().sleep(duration_s)
+
+    def timeout_aio(self, duration_s: float | None) -> "AbstractAsyncContextManager[asyncio.Timeout]":
+        """Stand for `asyncio.timeout`, by the fleet's time; that goes on while what is inside waits for the mesh."""
+        if duration_s is not None:
+            check_duration("a timeout", duration_s)
+        return self._drive().timeout(duration_s)
 
     def _drive(self) -> Driver:
         """Return what makes things happen in the running event loop."""

@@ -7,6 +7,8 @@ would in production.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +90,24 @@ class Driver:
     async def sleep(self, duration_s: float) -> None:
         """Return when so much of the fleet's time has passed."""
         await self.wait(self.loop.create_future(), self.fleet.now + duration_s)
+
+    @asynccontextmanager
+    async def timeout(self, duration_s: float | None) -> AsyncIterator[asyncio.Timeout]:
+        """Cancel what is done inside, which then raises TimeoutError, when so much of the fleet's time has passed."""
+        is_inside = True
+        async with asyncio.Timeout(None) as scope:  # the class, for an app may see this in the place of the function
+
+            def ring() -> None:
+                if is_inside and scope.when() is None:
+                    scope.reschedule(self.loop.time())
+                    self.kick()
+
+            if duration_s is not None:
+                self.fleet.world.at(self.fleet.now + duration_s, ring)
+            try:
+                yield scope
+            finally:
+                is_inside = False
 
     # Things happen
 

@@ -259,6 +259,31 @@ def test_a_client_may_run_beside_a_test_whose_time_stands_still_meanwhile() -> N
     run(scenario)
 
 
+def test_a_timeout_of_the_fleets_time_may_stand_for_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(client: aio.Client) -> bytes:
+        async with asyncio.timeout(3.0):
+            return (await client.call("words", b"x", timeout_s=20.0)).body
+
+    async def scenario(fleet: Fleet) -> None:
+        monkeypatch.setattr(asyncio, "timeout", fleet.timeout_aio)
+        await (await fleet.connect_aio("server")).serve("words", echo)
+        client = await fleet.connect_aio("web")
+        assert b"x" == await ask(client)
+        began = fleet.now
+        fleet.fault("the reply is late", "words", for_s=10.0)
+        with pytest.raises(TimeoutError):
+            await ask(client)
+        assert 3.0 <= fleet.now - began < 3.1
+        await fleet.sleep_aio(20.0)
+        async with fleet.timeout_aio(None) as scope:
+            await fleet.sleep_aio(100.0)
+        assert not scope.expired()
+        with pytest.raises(ValueError, match="a timeout lasts 0 s or more, not -1"):
+            fleet.timeout_aio(-1.0)
+
+    run(scenario)
+
+
 def test_a_fleet_belongs_to_one_loop(fleet: Fleet) -> None:
     async def connect() -> aio.Client:
         return await fleet.connect_aio()
