@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from mesh.client.api import aimed_receipt, error_of, request_of
+from mesh.client.api import Message, aimed_receipt, error_of, request_of
 from mesh.client.calling import GRACE_S
 from mesh.client.connection import Phase
 from mesh.client.context import inherited_headers, inherited_timeout_s
@@ -40,6 +40,7 @@ class Line(Protocol):
     def flush_soon(self) -> None: ...
     async def wait(self, future: asyncio.Future[Any], until: float) -> None: ...
     def lose(self, reason: str) -> None: ...
+    def raised(self, message: Message, error: BaseException) -> None: ...
     def close(self) -> None: ...
 
 
@@ -52,6 +53,7 @@ class Engine:
         self.line = line(session, self._after)
         self.now = self.line.now
         self.flush_soon = self.line.flush_soon
+        self.raised = self.line.raised
         self.loop = asyncio.get_running_loop()
         self.ends: dict[int, asyncio.Future[Outcome]] = {}
         self.holds: dict[int, asyncio.Future[Outcome]] = {}

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from mesh.client import credential
+from mesh.client.api import Message
 from mesh.client.connection import Phase
 from mesh.client.events import Event, Lost
 from mesh.client.session import Session
@@ -151,6 +152,9 @@ class Stream:
         """The session wants no more of this connection."""
         if self._wire is not None:
             self.lost(self._wire, reason)
+
+    def raised(self, message: Message, error: BaseException) -> None:
+        """A handler raised: its caller is told, and the log."""
 
     def close(self) -> None:
         """End with the session, which was closed."""

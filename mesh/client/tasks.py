@@ -41,6 +41,8 @@ class Host(Protocol):
     def now(self) -> Callable[[], float]: ...
     @property
     def flush_soon(self) -> Callable[[], None]: ...
+    @property
+    def raised(self) -> Callable[[Message, BaseException], None]: ...
     def notice(self) -> None: ...
 
 
@@ -162,6 +164,8 @@ class Pool:
         """Queue the answer."""
         del self._running[id]
         answer: WireReply | Failure | None = None
+        if error is not None:
+            self._host.raised(message, error)
         if message.kind == "call":
             if error is None:
                 try:

@@ -13,7 +13,7 @@ from mesh.core.rng import Rng
 from mesh.sim.process import Process
 from mesh.sim.world import World
 
-__all__ = ["KINDS", "LATER", "TO_APPS", "Fault", "Stage", "Victim", "draw_fault", "meaning", "strike"]
+__all__ = ["BETWEEN", "KINDS", "LATER", "TO_APPS", "Fault", "Stage", "Victim", "draw_fault", "meaning", "strike"]
 
 
 class Fault(Struct, frozen=True):
@@ -406,6 +406,9 @@ TO_APPS: tuple[str, ...] = tuple(_TO_APPS)
 
 LATER: tuple[str, ...] = ("lose-disk", "bad-disk", "clog")
 """Those that a seed draws after all else, so that it goes on to mean what it meant before there were any."""
+
+BETWEEN: tuple[str, ...] = tuple(_BETWEEN)
+"""The kinds that meet the way between two nodes."""
 
 
 def meaning(kind: str) -> str:

@@ -12,5 +12,6 @@
 from mesh.testing.app import Sent
 from mesh.testing.faults import FAULTS, Fault
 from mesh.testing.fleet import Fleet
+from mesh.testing.plan import FaultError
 
-__all__ = ["FAULTS", "Fault", "Fleet", "Sent"]
+__all__ = ["FAULTS", "Fault", "FaultError", "Fleet", "Sent"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from mesh.client.api import Receipt, Reply, error_of, value_of
 from mesh.client.connection import Phase
@@ -15,14 +15,15 @@ from mesh.sim.process import Process
 from mesh.sim.world import World
 from mesh.types import MessageId
 
-__all__ = ["App", "Sent"]
+__all__ = ["App", "Sent", "is_assertion"]
 
 KIND_NAMES = {Kind.CALL: "call", Kind.CAST: "cast", Kind.FANOUT: "fanout"}
 
 
 class Sent(Struct, eq=False):
-    """A message that an app sent. ``runs``: how often a handler has begun it, wherever; ``outcome``: what it brought,
-    once it has ended (None before, and for a cast that was handled)."""
+    """A message that an app sent. ``server``: the instance that it was addressed to, empty for any; ``runs``: how often
+    a handler has begun it, ``ran_by``: in which apps, on which nodes; ``errors``: what its handlers raised;
+    ``outcome``: what it brought, once it has ended (None before, and for a cast that was handled)."""
 
     app: str
     kind: str
@@ -34,6 +35,8 @@ class Sent(Struct, eq=False):
     runs: int = 0
     ended: bool = False
     outcome: Reply | Receipt | OutcomeError | None = None
+    ran_by: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
 
 
 class App:
@@ -148,6 +151,13 @@ class App:
 def _sent(app: str, request: Request, id: MessageId) -> Sent:
     kind, headers = KIND_NAMES[Kind(request.kind)], dict(request.headers or {})
     return Sent(app, kind, request.topic, request.server, request.body, headers, id)
+
+
+def is_assertion(error: BaseException) -> bool:
+    """Whether a test's own check has failed, though in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(AssertionError) is not None
+    return isinstance(error, AssertionError)
 
 
 def _nothing() -> None:

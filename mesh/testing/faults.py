@@ -14,25 +14,27 @@ __all__ = ["FAULTS", "Fault", "Outcome"]
 Outcome = type[Reply] | type[OutcomeError]
 
 NOTICED_S = 0.05
-"""How long most faults last: an agent's supervisor starts the next one about as soon."""
+"""How long an agent is away that was killed: its supervisor starts the next one about as soon."""
 
 LATE_S = 30.0
 """Later than any call waits that did not ask for it."""
 
 
-class Fault(Struct, frozen=True):
+class Fault(Struct):
     """``kind`` is the simulator's; ``whom`` it meets, the ``server`` of a call or its ``caller``: the app, its agent,
     or the way from there to the other's. ``outcomes``: how the call may end, `Reply` among them if it may be answered;
-    ``idempotent``: how it may end besides if it is that, and another instance serves."""
+    ``idempotent``: how it may end besides if it is that, and another instance serves. ``for_s``: how long it lasts,
+    None if it is over at once or nothing undoes it. ``struck``: whether one that a test asked for has met anything."""
 
     name: str
     kind: str
     whom: str
-    for_s: float
+    for_s: float | None
     what: str
     outcomes: tuple[Outcome, ...]
     idempotent: tuple[Outcome, ...] = ()
     in_mid_call: bool = True
+    struck: bool = False
 
 
 ANSWERED: tuple[Outcome, ...] = (Reply,)
@@ -52,14 +54,14 @@ _FEARED = (
         DOUBTFUL,
     ),
     Fault(
-        *("the server dies in mid-call", "die", "server", NOTICED_S),
+        *("the server dies in mid-call", "die", "server", None),
         "The serving process dies when its handler has done its work and before its answer leaves.",
         (Indeterminate,),
         (Reply,),
     ),
     Fault(
-        *("nobody serves", "leave", "server", NOTICED_S),
-        "Every app that serves the topic ends in order, before the call.",
+        *("nobody serves", "leave", "server", None),
+        "Every app that serves the topic ends in order, with all its topics and before the call, and stays away.",
         (Unroutable,),
         in_mid_call=False,
     ),
@@ -69,7 +71,7 @@ _FEARED = (
         DOUBTFUL,
     ),
     Fault(
-        *("the link breaks in mid-call", "cut", "server", NOTICED_S),
+        *("the link breaks in mid-call", "cut", "server", None),
         "The connection between the two agents is reset before the answer leaves.",
         ANSWERED,
     ),
@@ -79,7 +81,7 @@ _FEARED = (
         DOUBTFUL,
     ),
     Fault(
-        *("the caller loses its agent's socket", "socket-error", "caller", NOTICED_S),
+        *("the caller loses its agent's socket", "socket-error", "caller", None),
         "The connection between the caller and its agent breaks; what was on its way is lost, both ways.",
         ANSWERED,
     ),
@@ -91,15 +93,19 @@ _ANSWERED = (
 )
 """Kinds that a call lives through whose handler has ended, by the rules of delivery."""
 
+_MOMENTARY = ("cut", "half-cut", "drain", "hang-up", "socket-error", "die", "leave")
+"""Kinds that nothing undoes after a time."""
+
 _TO_CALLERS = ("empty", "stale")
 """Kinds that the caller's agent, and not the server's, feels the most."""
 
 
 def _of_kind(kind: str) -> Fault:
     whom, what = ("caller" if kind in _TO_CALLERS else "server"), sim.meaning(kind)
+    for_s = None if kind in _MOMENTARY else 1.0
     if kind == "die":
-        return Fault(kind, kind, whom, 1.0, what, (Indeterminate,), (Reply,))
-    return Fault(kind, kind, whom, 1.0, what, ANSWERED if kind in _ANSWERED else DOUBTFUL)
+        return Fault(kind, kind, whom, for_s, what, (Indeterminate,), (Reply,))
+    return Fault(kind, kind, whom, for_s, what, ANSWERED if kind in _ANSWERED else DOUBTFUL)
 
 
 FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*_FEARED, *map(_of_kind, sim.KINDS))}

@@ -7,13 +7,14 @@ to the next. The seed decides every delay, and what `Fleet.draw` draws.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from mesh.client import aio
-from mesh.client.api import CONNECT_TIMEOUT_S, check_name, new_session
+from mesh.client.api import CONNECT_TIMEOUT_S, Message, check_name, new_session
 from mesh.client.connection import Connection
 from mesh.client.desk import Desk
 from mesh.client.events import Event, Id
@@ -30,12 +31,15 @@ from mesh.sim.disk import Disk
 from mesh.sim.world import NetworkOptions, World
 from mesh.spool.base import DeadOptions
 from mesh.spool.memory import MemorySpool
-from mesh.testing.app import App, Sent
+from mesh.testing.app import App, Sent, is_assertion
 from mesh.testing.faults import FAULTS, Fault
 from mesh.testing.inline import Inline
 from mesh.testing.loop import INSTANT_S, Driver, Looped
+from mesh.testing.plan import Plan
+from mesh.types import name_problem, node_id_problem
 
 if TYPE_CHECKING:
+    import asyncio
     import os
 
 __all__ = ["Fleet"]
@@ -51,15 +55,16 @@ NETWORK = NetworkOptions((0.00001, 0.00005), (0.00001, 0.00001), (0.00001, 0.000
 
 
 class Fleet:
-    """Agents on ``nodes``, and the apps that `connect` to them: all of one thread's, or all of one event loop's.
+    """Agents on ``nodes``, which are names, and the apps that `connect` to them: all of one thread's, or all of one
+    event loop's.
 
     ``sent`` has every message that an app has sent. A fleet whose ``seed`` is the same does the same.
     """
 
-    def __init__(self, nodes: tuple[str, ...] = ("node1", "node2"), *, seed: int = 0) -> None:
-        if not nodes or len({*nodes}) < len(nodes):
-            raise ValueError(f"a fleet has one node or more, each once, not {nodes!r}")
-        self.nodes = nodes
+    def __init__(self, nodes: tuple[str, ...] | list[str] = ("node1", "node2"), *, seed: int = 0) -> None:
+        self.nodes = check_nodes(nodes)
+        if not isinstance(seed, int):
+            raise TypeError(f"the seed of a fleet is a whole number, not {seed!r}")
         self.sent: list[Sent] = []
         self.lock = threading.RLock()
         self.world = World(seed, NETWORK, traced=False)
@@ -67,9 +72,10 @@ class Fleet:
         self.rng = Rng(seed)
         self.driver: Driver | None = None
         self._ids = Rng(seed + 1)
-        self._apps: list[App] = []
+        self.apps: list[App] = []
         self._by_id: dict[Id, Sent] = {}
-        self._armed: list[tuple[Fault, str]] = []
+        self._plan = Plan(self)
+        self._is_closed = False
         self._depth = 0
         self.world.disks = {name: Disk(MemorySpool(DeadOptions(), lambda: self.world.now)) for name in nodes}
         for name in nodes:
@@ -85,13 +91,15 @@ class Fleet:
         namespace: str = "",
         fleet: str = "",
         socket: "str | os.PathLike[str] | None" = None,
+        token_file: "str | os.PathLike[str] | None" = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         wait_for_room: bool = True,
         node: str = "",
     ) -> Client:
         """Connect an app, as `mesh.connect` does, to the agent of ``node``; without one apps take the nodes in turn.
 
-        Its handlers run in the thread that waits. ``socket`` is not used: this may stand for `mesh.connect` itself.
+        Its handlers run in the thread that waits. ``socket`` and ``token_file`` are not used: this may stand for
+        `mesh.connect` itself.
         """
         if self.driver is not None:
             raise RuntimeError("this fleet is an event loop's: connect to it with `await fleet.connect_aio(...)`")
@@ -105,7 +113,7 @@ class Fleet:
             )
 
         client = Client(make)
-        self._apps[-1].end = client._desk.stop
+        self.apps[-1].end = client._desk.stop
         client.await_welcome(connect_timeout_s)
         return client
 
@@ -116,28 +124,30 @@ class Fleet:
         namespace: str = "",
         fleet: str = "",
         socket: "str | os.PathLike[str] | None" = None,
+        token_file: "str | os.PathLike[str] | None" = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         wait_for_room: bool = True,
         node: str = "",
     ) -> aio.Client:
         """Connect an app, as `mesh.aio.connect` does, in the running event loop."""
-        if self._apps and self.driver is None:
+        if self.apps and self.driver is None:
             raise RuntimeError("this fleet is a thread's: connect to it with `fleet.connect(...)`")
-        driver, place = self._drive(), self._place(node)
+        place, driver = self._place(node), self._drive()
         engine = Engine(
             self._session(app, namespace, fleet, place),
             lambda session, after: Looped(driver, self.add(place, session, after)),
         )
         driver.engines.append(engine)
-        self._apps[-1].end = engine.stop
+        self.apps[-1].end = engine.stop
         client = aio.Client(engine, wait_for_room=wait_for_room)
         await client.await_welcome(connect_timeout_s)
         return client
 
     def _place(self, node: str) -> str:
+        self._check_open()
         if node and node not in self.nodes:
             raise ValueError(f"there is no node {node!r} in this fleet, only {', '.join(self.nodes)}")
-        return node or self.nodes[len(self._apps) % len(self.nodes)]
+        return node or self.nodes[len(self.apps) % len(self.nodes)]
 
     def _session(self, app: str, namespace: str, fleet: str, place: str) -> Session:
         session = new_session(
@@ -150,24 +160,53 @@ class Fleet:
     def add(self, node: str, session: Session, dispatch: Callable[[list[Event]], None]) -> App:
         """Add an app whose events ``dispatch`` is told."""
         app = App(self.world, node, session, dispatch, self._was_sent, self._handled)
-        self._apps.append(app)
+        self.apps.append(app)
         return app
 
-    def close(self) -> None:
-        """End every client at once: whoever still waits gets SessionClosed. Their event loop may be closed already."""
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("this fleet is closed: make another, or do this before it is")
+
+    def close(self, *, check: bool = True) -> None:
+        """End every client at once: whoever still waits gets SessionClosed. Their event loop may be closed already.
+
+        Unless ``check`` is False, raises what should have made the test fail and did not: the AssertionError of a
+        handler that is in the `errors` of a message, or one for a fault that was asked for and met nothing.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
         is_here = self.driver is None or self.driver.is_here()
-        for app in self._apps:
+        for app in self.apps:
             if is_here:
                 app.end()
             else:  # nobody is left in that loop who could be told
                 app.session.close()
                 app.close()
+        if check:
+            self._check()
+
+    def _check(self) -> None:
+        if self.driver is not None and self.driver.raised is not None:
+            raise self.driver.raised
+        for sent in self.sent:
+            for error in filter(is_assertion, sent.errors):
+                error.add_note(
+                    f"raised by a handler of {sent.topic!r}, for a {sent.kind} of {sent.app!r}; a test that expects it "
+                    "takes it out of the message's `errors`"
+                )
+                raise error
+        unmet = self._plan.unmet()
+        if unmet:
+            raise AssertionError(unmet)
 
     def __enter__(self) -> "Fleet":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(check=error is None)
 
     # What was sent
 
@@ -180,12 +219,16 @@ class Fleet:
         sent = self._by_id.get((request.node, request.session, request.seq))
         if stage is Stage.RUNNING and sent is not None:
             sent.runs += 1
+            sent.ran_by.append((app.session.app, app.node))
         elif stage is Stage.ENDED:
-            for number, (fault, topic) in enumerate(self._armed):
-                if topic == request.topic:
-                    del self._armed[number]
-                    self._strike_call(fault, app, request)
-                    break
+            self._plan.meet(app, request)
+
+    def raised(self, message: Message, error: BaseException) -> None:
+        """A handler has raised."""
+        node, session, seq = message.id
+        sent = self._by_id.get((node, session, seq))
+        if sent is not None:
+            sent.errors.append(error)
 
     # Time
 
@@ -196,12 +239,20 @@ class Fleet:
 
     def sleep(self, duration_s: float) -> None:
         """Let the fleet's time go on, in a test or in a handler; it takes none of the clock on the wall."""
+        check_duration("a sleep", duration_s)
         until = self.now + duration_s
         self.go_on(lambda: False, until)
 
     async def sleep_aio(self, duration_s: float) -> None:
         """Let the fleet's time go on, as `sleep` does, in a test or a handler of asyncio."""
+        check_duration("a sleep", duration_s)
         await self._drive().sleep(duration_s)
+
+    def timeout_aio(self, duration_s: float | None) -> "AbstractAsyncContextManager[asyncio.Timeout]":
+        """Stand for `asyncio.timeout`, by the fleet's time; that goes on while what is inside waits for the mesh."""
+        if duration_s is not None:
+            check_duration("a timeout", duration_s)
+        return self._drive().timeout(duration_s)
 
     def _drive(self) -> Driver:
         """Return what makes things happen in the running event loop."""
@@ -241,47 +292,68 @@ class Fleet:
 
     # What goes wrong
 
-    def fault(self, name: str, topic: str, *, for_s: float | None = None) -> Fault:
-        """Have a fault of `FAULTS` meet the next call of a topic, for ``for_s``; return it, with the outcomes that may
-        follow. It strikes when the call's handler has ended and before its answer leaves, or at once if it says so."""
+    def fault(self, name: str, topic: str, *, for_s: float | None = None, optional: bool = False) -> Fault:
+        """Have a fault of `FAULTS` meet the next message of a topic that is handled, for ``for_s``; return it.
+
+        It has the outcomes that may follow for a call. It strikes when a handler has ended and before its answer
+        leaves, or at once if it says so. One that has met nothing when the fleet is closed makes `close` raise, unless
+        it is ``optional``.
+        """
+        self._check_open()
         fault = FAULTS.get(name)
         if fault is None:
             raise ValueError(f"there is no fault {name!r}, only: {', '.join(FAULTS)}")
+        problem = name_problem("topic", topic)
+        if problem:
+            raise ValueError(problem)
         if for_s is not None:
-            fault = structs.replace(fault, for_s=for_s)
+            if fault.for_s is None:
+                raise ValueError(f"{name!r} is not undone after a time: for_s={for_s!r} means nothing to it")
+            check_duration(f"{name!r}", for_s)
+        if fault.kind in sim.BETWEEN and len(self.nodes) < 2:
+            raise ValueError(f"{name!r} meets the way between two machines: this fleet has only {self.nodes[0]}")
+        fault = structs.replace(fault, for_s=fault.for_s if for_s is None else for_s)
         if fault.in_mid_call:
-            self._armed.append((fault, topic))
+            self._plan.ask(fault, topic, optional=optional)
             return fault
-        servers = [app for app in self._apps if topic in app.session.serving.services]
+        servers = self.servers(topic)
         if not servers:
-            raise ValueError(f"nobody serves {topic!r} here, whom {name!r} could meet")
+            raise ValueError(f"nobody serves {topic!r} here, whom {name!r} could meet{self._served()}")
         for app in servers:
-            self._strike(fault, app.node, app.node, app)
+            self._plan.strike(fault, app, app.node)
         self.settle()
         return fault
 
     def draw(self, topic: str) -> Fault:
-        """Have a fault that the seed chooses meet the next call of a topic; return it."""
-        fault = list(FAULTS.values())[self.rng.below(len(FAULTS))]
-        return self.fault(fault.name, topic, for_s=fault.for_s * self.rng.uniform(0.1, 2.0))
+        """Have a fault that the seed chooses, of those that can happen here, meet the next message of a topic; return
+        it. It need not strike."""
+        self._check_open()
+        if not self.servers(topic):
+            raise ValueError(f"nobody serves {topic!r} here, whom a fault could meet{self._served()}")
+        faults = [fault for fault in FAULTS.values() if self._can_happen(fault, topic)]
+        fault = faults[self.rng.below(len(faults))]
+        share = self.rng.uniform(0.1, 2.0)
+        for_s = None if fault.for_s is None else fault.for_s * share
+        return self.fault(fault.name, topic, for_s=for_s, optional=True)
 
-    def _strike_call(self, fault: Fault, server: App, request: Request) -> None:
-        callers = (app for app in self._apps if (app.node, app.session.id) == (request.node, request.session))
-        caller = next(callers, server)
-        one, other = (caller, server) if fault.whom == "caller" else (server, caller)
-        self._strike(fault, one.node, other.node, one)
+    def _can_happen(self, fault: Fault, topic: str) -> bool:
+        nodes = {app.node for app in self.apps if app.process.is_alive}
+        return fault.kind not in sim.BETWEEN or len(nodes) > 1
 
-    def _strike(self, fault: Fault, one: str, other: str, app: App) -> None:
-        number = self._apps.index(app)
-        if not sim.strike(self, sim.Fault(fault.kind, self.now, fault.for_s, one, other, number, 0.5)):
-            between = "both apps are on" if one == other else f"on the way to {other} it meets nobody on"
-            raise ValueError(f"{fault.name!r} cannot happen here: {between} {one}")
+    def _served(self) -> str:
+        """Return, for the end of an error, what is served."""
+        topics = {topic: None for app in self.apps if app.process.is_alive for topic in app.session.serving.services}
+        return f": only {', '.join(topics)}" if topics else ": serve it first"
+
+    def servers(self, topic: str) -> list[App]:
+        """Return the apps that serve a topic now."""
+        return [app for app in self.apps if app.process.is_alive and topic in app.session.serving.services]
 
     # The simulator's stage
 
     def app(self, number: int) -> App:
         """Return an app by its number."""
-        return self._apps[number]
+        return self.apps[number]
 
     def until(self, fault: sim.Fault, undo: Callable[[], None]) -> None:
         """Undo a fault when its time is over."""
@@ -297,3 +369,22 @@ class Fleet:
 
     def _stopped(self, name: str, stop: Stop) -> None:
         self.world.at(self.now + RESTART_S, lambda: self.restart(name))
+
+
+def check_nodes(nodes: object) -> tuple[str, ...]:
+    """Return the names of a fleet's nodes; raises TypeError or ValueError that says what is wrong with them."""
+    if not isinstance(nodes, tuple | list) or not all(isinstance(name, str) for name in nodes):
+        raise TypeError(
+            f"the nodes of a fleet are a tuple of names, as in Fleet(nodes=('node1', 'node2')), not {nodes!r}"
+        )
+    if not nodes or len({*nodes}) < len(nodes):
+        raise ValueError(f"a fleet has one node or more, each once, not {nodes!r}")
+    for problem in filter(None, map(node_id_problem, nodes)):
+        raise ValueError(problem)
+    return tuple(nodes)
+
+
+def check_duration(what: str, duration_s: float) -> None:
+    """Raise ValueError if something cannot last so long."""
+    if not 0 <= duration_s < float("inf"):
+        raise ValueError(f"{what} lasts 0 s or more, not {duration_s!r}")

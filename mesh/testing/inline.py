@@ -56,6 +56,11 @@ class Inline:
 
     def wait_until(self, predicate: Callable[[], bool], until: float) -> bool:
         """Make things happen until the predicate is true, or it is ``until``; return whether it is."""
+        if until == float("inf") and not (predicate() or self.is_stopped):
+            raise RuntimeError(
+                "client.run() waits until the client is closed, and nothing in a test closes it meanwhile: leave it "
+                "out, for handlers run whenever the test waits for the mesh"
+            )
         self.fleet.go_on(lambda: predicate() or self.is_stopped, until)
         return predicate()
 
@@ -141,10 +146,10 @@ class Work:
         """Run the handler; what is no Exception, as Ctrl-C or a test's own end, is for the test and not its caller."""
         try:
             return self._handler(message)
-        except Exception:
-            raise
         except BaseException as error:
-            self._raised = error
+            self._carrier.fleet.raised(message, error)
+            if not isinstance(error, Exception):
+                self._raised = error
             raise
 
     def hurries(self) -> bool:

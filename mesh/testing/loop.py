@@ -7,6 +7,8 @@ would in production.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,8 @@ class Driver:
         self._idle = 0
         self._timer: asyncio.TimerHandle | None = None
         self._paced_from: tuple[float, float] | None = None
+        self.raised: BaseException | None = None
+        self._told: BaseException | None = None
 
     def is_here(self) -> bool:
         """Whether its loop can still do something, and no other runs here."""
@@ -58,7 +62,14 @@ class Driver:
     # Somebody waits
 
     async def wait(self, future: asyncio.Future[Any], until: float) -> None:
-        """Return when the future is done, or the fleet's time is ``until``."""
+        """Return when the future is done, or the fleet's time is ``until``.
+
+        Who waits for ever, as `run` does, has no time go on.
+        """
+        if until == float("inf"):
+            self.kick()
+            await asyncio.wait((future,))
+            return
         alarm: asyncio.Future[None] = self.loop.create_future()
 
         def ring() -> None:
@@ -66,8 +77,7 @@ class Driver:
                 alarm.set_result(None)
                 self.kick()
 
-        if until < float("inf"):
-            self.fleet.world.at(until, ring)
+        self.fleet.world.at(until, ring)
         self.waits[alarm] = current()
         self.kick()
         try:
@@ -80,6 +90,24 @@ class Driver:
     async def sleep(self, duration_s: float) -> None:
         """Return when so much of the fleet's time has passed."""
         await self.wait(self.loop.create_future(), self.fleet.now + duration_s)
+
+    @asynccontextmanager
+    async def timeout(self, duration_s: float | None) -> AsyncIterator[asyncio.Timeout]:
+        """Cancel what is done inside, which then raises TimeoutError, when so much of the fleet's time has passed."""
+        is_inside = True
+        async with asyncio.Timeout(None) as scope:  # the class, for an app may see this in the place of the function
+
+            def ring() -> None:
+                if is_inside and scope.when() is None:
+                    scope.reschedule(self.loop.time())
+                    self.kick()
+
+            if duration_s is not None:
+                self.fleet.world.at(self.fleet.now + duration_s, ring)
+            try:
+                yield scope
+            finally:
+                is_inside = False
 
     # Things happen
 
@@ -100,22 +128,33 @@ class Driver:
     def _turn(self) -> None:
         self._is_due = False
         try:
+            if self.raised is not None:
+                self.fail(self.raised)
             if self._do_what_is_due():
                 self.kick()
             elif self._somebody_waits():
                 self._let_time_pass()
-        except BaseException as error:
-            if not self._fail(error):
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not self._tell(error):
                 raise
+        except BaseException as error:  # noqa: BLE001 - the test is told, and not the loop
+            self.fail(error)
 
-    def _fail(self, error: BaseException) -> bool:
-        """Tell everybody who waits of something that should not have happened; return whether anybody does."""
+    def fail(self, error: BaseException) -> None:
+        """Have everybody who waits raise what ends the test; if nobody does, who waits next, or the fleet's `close`."""
+        if error is not self._told:
+            self.raised = None if self._tell(error) else error
+
+    def _tell(self, error: BaseException) -> bool:
+        """Have everybody who waits raise this; return whether anybody does."""
         futures: list[asyncio.Future[Any]] = list(self.waits)
         for engine in self.engines:
             futures += [*engine.ends.values(), *engine.holds.values()]
         waiting = [future for future in futures if not future.done()]
         for future in waiting:
             future.set_exception(error)
+        if waiting:
+            self._told = error
         return bool(waiting)
 
     def _do_what_is_due(self) -> bool:
@@ -202,6 +241,13 @@ class Looped:
 
     def lose(self, reason: str) -> None:
         """The app has hung up already."""
+
+    def raised(self, message: Message, error: BaseException) -> None:
+        """A handler raised: what is no Exception, as a test's own end, is for the test and not its caller."""
+        if not isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.driver.fleet.raised(message, error)
+            if not isinstance(error, Exception):
+                self.driver.fail(error)
 
     def close(self) -> None:
         """The session was closed."""

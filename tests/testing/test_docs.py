@@ -22,8 +22,9 @@ def test_its_table_has_the_feared_faults_with_their_outcomes() -> None:
     rows = [row for row in rows if row[0] in FAULTS]
     feared = {name for name in FAULTS if " " in name}
     assert feared == {row[0] for row in rows}
-    for name, _, outcomes, idempotent in rows:
+    for name, lasts, outcomes, idempotent in rows:
         fault = FAULTS[name]
+        assert lasts in (["a moment", "for good"] if fault.for_s is None else [f"{fault.for_s:g} s"])
         assert (outcomes, idempotent) == (
             ", ".join(f"`{outcome.__name__}`" for outcome in fault.outcomes),
             ", ".join(f"`{outcome.__name__}`" for outcome in fault.idempotent),

@@ -23,6 +23,11 @@ def ended(client: mesh.Client, *, idempotent: bool = False) -> type:
         return type(error)
 
 
+def some_s(fleet: Fleet, name: str) -> float | None:
+    """Draw how long a fault lasts, if it does."""
+    return None if FAULTS[name].for_s is None else fleet.rng.uniform(0.01, 20.0)
+
+
 def test_the_simulators_faults_are_all_there_with_what_they_do() -> None:
     assert [] == [kind for kind in KINDS if kind not in FAULTS or kind == FAULTS[kind].what]
     assert [] == [fault.name for fault in FAULTS.values() if fault.kind not in KINDS or not fault.outcomes]
@@ -38,10 +43,11 @@ def test_a_call_ends_as_the_fault_says_and_never_runs_twice_unasked(name: str) -
             client = fleet.connect("web", node="node2")
             if seed % 4:
                 client.call("words", b"a link is there")
-            fault = fleet.fault(name, "words", for_s=fleet.rng.uniform(0.01, 20.0) if seed % 5 else None)
+            fault = fleet.fault(name, "words", for_s=some_s(fleet, name) if seed % 5 else None)
             outcome = ended(client, idempotent=idempotent)
             assert outcome in fault.outcomes or (idempotent and outcome in fault.idempotent)
             assert fleet.sent[-1].runs <= 1 + idempotent
+            assert fault.struck
 
 
 @pytest.mark.parametrize(
@@ -90,6 +96,34 @@ def test_a_cast_is_run_though_the_agent_that_accepted_it_dies(fleet: Fleet) -> N
     fleet.fault("the agent dies in mid-call", "mail")
     client.cast("mail", b"1", confirm=True)
     assert [b"1"] == done
+
+
+@pytest.mark.parametrize("name", ["the server dies in mid-call", "the server's agent dies in mid-call"])
+def test_a_cast_runs_again_where_another_serves_and_one_to_be_run_once_never_does(name: str) -> None:
+    runs: dict[bool, set[int]] = {False: set(), True: set()}
+    for seed in range(12):
+        once = seed % 2 == 1
+        with Fleet(seed=seed) as fleet:
+            for _ in range(2):
+                fleet.connect("server", node="node1").serve("mail", lambda _: None)
+            client = fleet.connect("web", node="node2")
+            fleet.fault(name, "mail")
+            try:
+                client.cast("mail", b"x", once=once, confirm=True)
+            except mesh.Indeterminate:
+                assert once
+            runs[once].add(fleet.sent[-1].runs)
+    assert runs[True] == {1}
+    assert 2 in runs[False]
+
+
+def test_a_fanout_counts_as_unknown_the_instance_that_a_fault_met(fleet: Fleet) -> None:
+    for _ in range(2):
+        fleet.connect("server").serve("mail", lambda _: None)
+    client = fleet.connect("web")
+    fleet.fault("the server dies in mid-call", "mail")
+    receipt = client.fanout("mail", confirm=True)
+    assert (2, 1, 0, 1) == (receipt.asked, receipt.finished, receipt.failed, receipt.unknown)
 
 
 def test_draws_differ_by_seed() -> None:

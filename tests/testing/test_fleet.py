@@ -1,5 +1,6 @@
 """A fleet in this process: who may connect, what is seen of what was sent, and how its time goes."""
 
+import inspect
 from typing import assert_type
 
 import pytest
@@ -46,8 +47,25 @@ def test_names_and_fleets_are_refused_in_the_products_words(fleet: Fleet) -> Non
 
 def test_it_may_stand_for_connect_itself(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh, "connect", fleet.connect)
-    with mesh.connect("web", socket="/run/mesh/agent.sock", connect_timeout_s=1.0) as client:
+    with mesh.connect("web", socket="/run/mesh/agent.sock", token_file="/t", connect_timeout_s=1.0) as client:
         assert client.node in fleet.nodes
+
+
+def test_it_takes_what_connect_takes_and_a_node() -> None:
+    for real, own in ((mesh.connect, Fleet.connect), (mesh.aio.connect, Fleet.connect_aio)):
+        taken = [name for name in inspect.signature(own).parameters if name not in ("self", "node")]
+        assert [*inspect.signature(real).parameters] == taken
+
+
+def test_it_is_seen_who_ran_a_message(fleet: Fleet) -> None:
+    for node in fleet.nodes:
+        fleet.connect("server", node=node).serve("words", echo, server=f"at-{node}")
+    client = fleet.connect("web")
+    client.fanout("words", confirm=True)
+    client.call("words@at-node2")
+    fanout, call = fleet.sent
+    assert [("server", "node1"), ("server", "node2")] == sorted(fanout.ran_by)
+    assert ("at-node2", [("server", "node2")]) == (call.server, call.ran_by)
 
 
 def test_every_message_is_seen_with_its_end(fleet: Fleet, client: mesh.Client) -> None:
@@ -103,9 +121,62 @@ def test_waiting_takes_the_fleets_time_and_none_of_the_clock_on_the_wall(fleet: 
 
 
 def test_a_wait_that_nothing_ends_is_an_error(fleet: Fleet) -> None:
-    client = fleet.connect("server")
     with pytest.raises(RuntimeError, match="nothing that happened within 4000 s of the fleet's time ended this wait"):
-        client.run()
+        fleet.go_on(lambda: False, float("inf"))
+
+
+def test_to_run_a_client_is_refused_for_it_would_never_return(fleet: Fleet) -> None:
+    with pytest.raises(RuntimeError, match=r"client.run\(\) waits until the client is closed, .*: leave it out"):
+        fleet.connect("server").run()
+
+
+@pytest.mark.parametrize("nodes", [3, "abc", (1, 2), None])
+def test_nodes_are_names(nodes: object) -> None:
+    with pytest.raises(TypeError, match=r"a tuple of names, as in Fleet\(nodes=\('node1', 'node2'\)\), not "):
+        Fleet(nodes)  # type: ignore[arg-type]
+
+
+def test_nodes_are_called_as_nodes_may_be_called() -> None:
+    with pytest.raises(ValueError, match="node id 'a b' must be printable and hold neither white space"):
+        Fleet(["a b"])
+    assert ("one", "two", "three") == Fleet(["one", "two", "three"]).nodes
+
+
+def test_a_seed_is_a_number() -> None:
+    with pytest.raises(TypeError, match="the seed of a fleet is a whole number, not 'x'"):
+        Fleet(seed="x")  # type: ignore[arg-type]
+
+
+def test_what_lasts_lasts_no_less_than_nothing(fleet: Fleet) -> None:
+    with pytest.raises(ValueError, match="a sleep lasts 0 s or more, not -1"):
+        fleet.sleep(-1)
+    with pytest.raises(ValueError, match="'the reply is late' lasts 0 s or more, not -1"):
+        fleet.fault("the reply is late", "words", for_s=-1)
+    with pytest.raises(ValueError, match="lasts 0 s or more, not nan"):
+        fleet.fault("pause", "words", for_s=float("nan"))
+    with pytest.raises(ValueError, match="'nobody serves' is not undone after a time: for_s=5 means nothing to it"):
+        fleet.fault("nobody serves", "words", for_s=5)
+
+
+def test_a_fault_meets_a_topic_that_somebody_serves(fleet: Fleet) -> None:
+    with pytest.raises(ValueError, match="nobody serves 'word' here, whom a fault could meet: serve it first"):
+        fleet.draw("word")
+    server = fleet.connect("server")
+    server.serve("words", echo)
+    server.serve("lines", echo)
+    with pytest.raises(ValueError, match="whom a fault could meet: only words, lines"):
+        fleet.draw("word")
+    with pytest.raises(ValueError, match="topic 'words@till' may hold only"):
+        fleet.fault("the reply is late", "words@till")
+
+
+def test_nothing_begins_in_a_fleet_that_is_closed(fleet: Fleet) -> None:
+    fleet.close()
+    for begin in (fleet.connect, lambda: fleet.fault("kill", "words"), lambda: fleet.draw("words")):
+        with pytest.raises(RuntimeError, match="this fleet is closed: make another"):
+            begin()
+    with pytest.raises(RuntimeError, match="this fleet is closed"):
+        fleet.connect_aio().send(None)
 
 
 def test_the_same_seed_does_the_same() -> None:
@@ -135,4 +206,4 @@ def test_a_fleet_is_a_threads_or_a_loops(fleet: Fleet) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert ["FAULTS", "Fault", "Fleet", "Sent"] == testing.__all__
+    assert ["FAULTS", "Fault", "FaultError", "Fleet", "Sent"] == testing.__all__

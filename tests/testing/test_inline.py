@@ -84,6 +84,40 @@ def test_what_is_no_exception_ends_the_test_and_not_the_call(fleet: Fleet) -> No
         client.call("words")
 
 
+def test_an_error_of_a_handler_is_an_outcome_under_test_and_is_kept(fleet: Fleet) -> None:
+    def fail(_: Message) -> None:
+        raise LookupError("no such word")
+
+    fleet.connect("server").serve("words", fail)
+    client = fleet.connect("web")
+    client.cast("words")
+    with pytest.raises(mesh.RemoteError):
+        client.call("words")
+    assert [["no such word"]] * 2 == [[str(error) for error in sent.errors] for sent in fleet.sent]
+    assert [True, True] == [sent.ended for sent in fleet.sent]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_handlers_assertion_fails_the_test_at_its_end_unless_it_was_taken_out(fleet: Fleet, grouped: bool) -> None:
+    failed = AssertionError("two is not three")
+
+    def check(_: Message) -> None:
+        raise BaseExceptionGroup("", [failed]) if grouped else failed
+
+    fleet.connect("server").serve("words", check)
+    fleet.connect("web").cast("words")
+    with pytest.raises((AssertionError, BaseExceptionGroup)) as caught:
+        fleet.close()
+    assert fleet.sent[0].errors == [caught.value]
+    assert ["raised by a handler of 'words', for a cast of 'web'"] == [
+        note.partition(";")[0] for note in caught.value.__notes__
+    ]
+    with Fleet() as other:
+        other.connect("server").serve("words", check)
+        other.connect("web").cast("words")
+        other.sent[0].errors.clear()
+
+
 def test_threads_may_share_a_client(fleet: Fleet) -> None:
     fleet.connect("server").serve("words", lambda message: message.body)
     client = fleet.connect("web")
