@@ -7,7 +7,8 @@ ZeroMQ tells little of them, and has no call to end one. So each is known by its
   again, so the monitor is read up to now before it is asked whose a number is. What came by one that is gone is
   dropped; where two claim one, it is ended.
 * A connection is ended by ``shutdown`` on a duplicate of its descriptor, if the address at the other end is still the
-  one that was accepted.
+  one that was accepted. One that ends without a goodbye is reset: where packets to a peer are lost and those from it
+  arrive, TCP would send the end after all that the peer never acknowledges, which is never; a reset goes at once.
 
 Whoever has not been answered by the node is unproven: few of those may be there at once, and not for long. ZeroMQ's
 thread accepts without asking, so that bound is kept at each look. The node never knows of more; the process may hold
@@ -16,6 +17,7 @@ more until the loop's next turn, but never more than its limit of open files, wh
 
 import os
 import socket
+import struct
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -44,6 +46,9 @@ __all__ = ["Inbounds"]
 
 MONITOR_READS_PER_TURN = 4096
 """Events read at once: more than a listener's queue can bring."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""A linger of no time: what is closed so is reset."""
 
 _SEND_MORE = NOBLOCK | int(zmq.SNDMORE)
 _ACCEPTED = int(zmq.Event.ACCEPTED)
@@ -171,7 +176,7 @@ class Inbounds:
             if inbound.conn is None:
                 self._evict(inbound, "hello_timeout_s")
             else:
-                self._end(inbound)
+                self._end(inbound, orderly=True)
         self._read_monitor()
         if not self.twin.is_room():
             self._bound_unproven(0, "no descriptor is left, and ZeroMQ spins until one is")
@@ -283,12 +288,13 @@ class Inbounds:
         self.events.evicted(why, str(inbound))
         self._lose(inbound, why)
 
-    def _end(self, inbound: _Inbound) -> None:
-        """Shut a connection down, unless it is down; what is still read of it is dropped."""
+    def _end(self, inbound: _Inbound, *, orderly: bool = False) -> None:
+        """Shut a connection down, unless it is down; what is still read of it is dropped. Unless that is ``orderly``,
+        what has not left is dropped too, and the other end learns at once."""
         self._forget(inbound)
         if self.by_fd.get(inbound.fd) is inbound:
             del self.by_fd[inbound.fd]
-            self.twin.shut(inbound.fd, inbound.peer)
+            self.twin.shut(inbound.fd, inbound.peer, reset=not orderly)
 
     def _forget(self, inbound: _Inbound) -> None:
         """The node knows this connection no more."""
@@ -329,11 +335,13 @@ class _Twin:
         finally:
             os.dup2(self.blank.fileno(), self.twin.fileno(), inheritable=False)
 
-    def shut(self, fd: int, peer: Any) -> None:
-        """Shut a descriptor down, if that peer is still at its other end."""
+    def shut(self, fd: int, peer: Any, *, reset: bool = False) -> None:
+        """Shut a descriptor down, if that peer is still at its other end; ``reset``: ZeroMQ's close then resets it."""
         try:
             os.dup2(fd, self.twin.fileno(), inheritable=False)
             if peer is not None and self.twin.getpeername() == peer:
+                if reset:
+                    self.twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 self.twin.shutdown(socket.SHUT_RDWR)
         except OSError:
             return

@@ -10,7 +10,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from mesh.client.connection import BACKOFF_MAX_S, Connection, Phase
+from mesh.client.connection import Connection, Phase
 from mesh.client.events import (
     CancelAsked,
     Delivered,
@@ -32,9 +32,6 @@ from mesh.sim.process import Process
 from mesh.sim.world import World
 
 __all__ = ["App", "Manner", "ServicePlan"]
-
-AWAY_S = 1.5 * BACKOFF_MAX_S
-"""Within this an app has come back to a new agent, and told it all."""
 
 PARTING_S = 3.0
 """How long an app that leaves waits for its agent's answer."""
@@ -96,14 +93,9 @@ class App:
         if not self.is_alive:
             return
         self.process.end()
-        self.ledger.died(self.id, self.world.now, [node for node in self.ledger.nodes if self._is_away(node)])
+        self.ledger.died(self.id, self.world.now)
         for seq in self.session.calling.pending:
             self.ledger.give_up((self.node, self.id, seq))
-
-    def _is_away(self, node: str) -> bool:
-        """Return whether a node has no agent, or one to which its apps may not have come back yet."""
-        agent = self.world.agents.get(node)
-        return agent is None or agent.time() - agent.node.state.started_at < AWAY_S
 
     def leave(self) -> None:
         """End in order: serve no more, finish what runs, say goodbye."""

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from mesh.client.events import Id, Outcome
 from mesh.core.records import Failure, Flag, Kind, Receipt, Reply, Request, Status
 
-__all__ = ["NOT_RUN", "SILENT", "Ledger", "Message", "body_of", "name_of"]
+__all__ = ["NOT_RUN", "SILENT", "UNTOLD_S", "Ledger", "Message", "body_of", "name_of"]
 
 NOT_RUN = (Status.UNROUTABLE, Status.OVERLOADED, Status.EXPIRED, Status.REJECTED, Status.AGENT_UNAVAILABLE)
 """Outcomes that say that no handler began."""
@@ -81,9 +81,10 @@ class Ledger:
     """All messages of a run, and what is wrong with them. ``strict``: nothing goes wrong, so nothing is sent twice;
     ``single``: topics with one instance; ``ordered_bytes_max``: above it a body travels in pieces, and is passed.
 
-    ``nodes``: all there are; ``attempts_max``: so many processes may die of a message whose agent hears of each; 0: any
-    number. ``patient``: every app lives, and comes back in time to each new agent, so nobody to whom a fan-out went is
-    unknown before its time is over. ``lively``: nothing keeps an app from showing signs of life."""
+    ``hears``: whether a message's agent now hears what becomes of it; ``attempts_max``: so many processes may die of a
+    message whose agent hears of each; 0: any number. ``patient``: every app lives, and comes back in time to each new
+    agent, so nobody to whom a fan-out went is unknown before its time is over. ``lively``: nothing keeps an app from
+    showing signs of life."""
 
     def __init__(self, found: Callable[[str], None], *, strict: bool = False) -> None:
         self.found = found
@@ -93,7 +94,7 @@ class Ledger:
         self.single: dict[str, None] = {}
         self.ordered_bytes_max = 0
         self.attempts_max = 0
-        self.nodes: tuple[str, ...] = ()
+        self.hears: Callable[[Id], bool] = lambda id: True
         self.patient = self.lively = False
 
     def sent(self, id: Id, request: Request, now: float, timeout_s: float) -> None:
@@ -111,13 +112,12 @@ class Ledger:
         message = self.messages[id]
         message.given_up, message.cancelled = True, message.cancelled or cancelled
 
-    def died(self, session: int, now: float, away: list[str]) -> None:
-        """A session's process has died, at whatever it had begun. ``away``: nodes whose agent was killed, and of whose
-        apps the next one does not know everything yet."""
+    def died(self, session: int, now: float) -> None:
+        """A session's process has died, at whatever it had begun."""
         for id, message in self.messages.items():
             if session in message.begun and session not in message.ended:
                 message.deaths, message.died_at = message.deaths + 1, now
-                message.hidden += id[0] in away
+                message.hidden += not self.hears(id)
 
     def killed(self, node: str, elsewhere: list[str], now: float) -> None:
         """An agent is killed. It may have been about to tell its own apps of a death; and unless one other node serves

@@ -16,7 +16,7 @@ __all__ = ["Process"]
 
 class Process:
     """One app's process, a `Speaker`. ``read_s``: how long it takes over each frame; ``on_write`` is called before it
-    writes; ``stopped_at``: since when it is stopped, if it is."""
+    writes; ``stopped_at``: since when it is stopped, if it is, and ``up_at``: connected."""
 
     def __init__(
         self, world: World, node: str, session: Session, tell: Callable[[list[Event]], None], *, read_s: float = 0.0
@@ -26,7 +26,7 @@ class Process:
         self.unread: deque[Callable[[], None]] = deque()
         self.read_s = read_s
         self.reads_at = 0.0
-        self.stopped_at = self.paused_until = 0.0
+        self.stopped_at = self.paused_until = self.up_at = 0.0
         self.wakes_at = 0.0
         self.is_up = False
         self.is_alive = True
@@ -38,7 +38,7 @@ class Process:
     # A speaker
 
     def connected(self, now: float) -> None:
-        self.is_up = True
+        self.is_up, self.up_at = True, self.world.now
         self.session.connected(now)
 
     def received(self, data: bytes, now: float) -> None:

@@ -20,7 +20,7 @@ from mesh.sim import checkers
 from mesh.sim.apps import App
 from mesh.sim.disk import Disk
 from mesh.sim.faults import TO_APPS, Fault, strike
-from mesh.sim.ledger import Ledger, Message, body_of, name_of
+from mesh.sim.ledger import UNTOLD_S, Ledger, Message, body_of, name_of
 from mesh.sim.plan import BEGIN_S, Plan, Step
 from mesh.sim.world import Agent, World
 from mesh.spool.base import DeadOptions
@@ -82,7 +82,7 @@ class _Run:
         self.ledger.ordered_bytes_max = plan.options.link.chunk_bytes
         self.ledger.lively = all(fault.kind in QUIET for fault in plan.faults)
         if all(fault.kind in KILLS for fault in plan.faults):
-            self.ledger.nodes = plan.nodes
+            self.ledger.hears = self._hears
             self.ledger.attempts_max = plan.options.outbox.attempts_max
             self.ledger.patient = not is_deadly and plan.options.outbox.resume_grace_s > BACKOFF_MAX_S
         topics = [service.topic for app in plan.apps for service in app.services]
@@ -166,6 +166,11 @@ class _Run:
             self.result.faults[fault.kind] = self.result.faults.get(fault.kind, 0) + 1
             for _ in range(KILLS.get(fault.kind, 0)):
                 self.ledger.killed(fault.one, self._served_elsewhere(fault.one), self.world.now)
+
+    def _hears(self, id: tuple[str, int, int]) -> bool:
+        """Return whether the app of a message is connected to its agent for long enough to have told it everything."""
+        processes = [app.process for app in self.apps if app.id == id[1] and app.process.is_up]
+        return any(self.world.now - process.up_at > UNTOLD_S for process in processes)
 
     def _served_elsewhere(self, node: str) -> list[str]:
         """Return the topics that one node serves, and another one than this."""

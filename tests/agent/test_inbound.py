@@ -90,6 +90,7 @@ def test_who_spoke_but_was_not_answered_is_ended_when_there_are_too_many() -> No
 def test_what_follows_on_a_connection_that_was_ended_is_dropped(end: End) -> None:
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
         dealer.connect(f"tcp://{end.endpoint}")
         end.answer = lambda data: end.links.close(end.accepted[-1], 0.0)
         for _ in range(1000):
@@ -127,3 +128,32 @@ def test_a_descriptor_whose_other_end_is_another_is_left_alone() -> None:
             assert is_open(here)
             twin.shut(there.fileno(), address)
             until(lambda: not is_open(here), "the meant one is ended")
+
+
+def read_all(connection: socket.socket) -> None:
+    while connection.recv(1 << 20):
+        pass
+
+
+def test_what_ends_without_a_goodbye_is_reset_for_its_end_would_wait_behind_what_is_not_acknowledged() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as here, closing(_Twin()) as twin:
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 10)
+        here.connect(listener.getsockname())
+        there, address = listener.accept()
+        with there:
+            there.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                there.sendall(bytes(64 << 20))
+            twin.shut(there.fileno(), address, reset=True)
+        with pytest.raises(ConnectionResetError):
+            read_all(here)
+
+
+def test_what_ends_after_its_goodbye_leaves_to_its_last_byte() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as here, closing(_Twin()) as twin:
+        here.connect(listener.getsockname())
+        there, address = listener.accept()
+        with there:
+            there.sendall(b"goodbye")
+            twin.shut(there.fileno(), address)
+        assert [b"goodbye", b""] == [here.recv(64), here.recv(64)]

@@ -165,12 +165,12 @@ def test_a_durable_cast_that_was_accepted_is_ended_or_a_dead_letter_as_long_as_i
 
 
 def test_no_more_processes_die_of_a_message_than_may_unless_its_agent_cannot_have_heard_of_one() -> None:
-    def after(*deaths: int, nodes: tuple[str, ...] = (), away: tuple[str, ...] = (), node: str = "a") -> list[str]:
+    def after(*deaths: int, nodes: tuple[str, ...] = (), hears: bool = True) -> list[str]:
         book = Book(Kind.CAST)
-        book.ledger.attempts_max = 2
+        book.ledger.attempts_max, book.ledger.hears = 2, lambda id: hears
         for session in deaths:
             book.ledger.begun(session, ID)
-            book.ledger.died(session, float(session), list(away))
+            book.ledger.died(session, float(session))
         for killed in nodes:
             book.ledger.killed(killed, ["orders"], 9.0)
         book.ledger.begun(9, ID)
@@ -178,8 +178,8 @@ def test_no_more_processes_die_of_a_message_than_may_unless_its_agent_cannot_hav
 
     assert [] == after(5)
     assert ["cast a/1#0 to 'orders' is begun in 9, though 2 processes died of it"] == after(5, 6)
-    assert 1 == len(after(5, 6, nodes=("a",))) == len(after(5, 6, away=("b",)))
-    assert [] == after(5, 6, nodes=("b",)) == after(5, 6, away=("a",))
+    assert 1 == len(after(5, 6, nodes=("a",)))
+    assert [] == after(5, 6, nodes=("b",)) == after(5, 6, hears=False)
 
 
 def test_a_kill_may_hide_a_death_that_was_just_told_and_any_where_several_nodes_serve() -> None:
@@ -190,7 +190,7 @@ def test_a_kill_may_hide_a_death_that_was_just_told_and_any_where_several_nodes_
     book.ledger.killed("a", [], 9.0)
     assert 1 == message.hidden
     book.ledger.begun(5, ID)
-    book.ledger.died(5, 9.0, [])
+    book.ledger.died(5, 9.0)
     book.ledger.killed("a", ["orders"], 9.1)
     assert (1, 2) == (message.deaths, message.hidden)
 
