@@ -1,6 +1,6 @@
 # One way to do each thing; CI calls the same targets.
 .DEFAULT_GOAL := help
-.PHONY: help pictures setup demo test check bench soak faults consul clean
+.PHONY: help pictures setup demo test test-ansible test-hosts wheelhouse check bench soak faults consul clean
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -40,6 +40,10 @@ test-ansible: ## Deploy with Ansible to hosts that boot in namespaces of this ma
 	@scripts/hosts-tree
 	@$(BIN)/python -m pytest -x --durations=0 tests/hosts $(ARGS)
 
+test-hosts: ## Run test-ansible where this machine can boot hosts, and say why where it cannot
+	@scripts/setup dev
+	@if reason=$$(scripts/hosts-probe 2>&1); then $(MAKE) test-ansible; else echo "no test-ansible: $$reason"; fi
+
 wheelhouse: ## Put the wheels of heartmesh and all that it needs into dist/wheelhouse, for hosts without a registry
 	@scripts/setup agent
 	@scripts/wheelhouse
@@ -57,7 +61,7 @@ soak: ## Search for new failures: ten thousand simulated meshes (SEEDS=A..B), ev
 	@$(BIN)/mesh sim --exhaustive all
 	@$(BIN)/python -m pytest --hypothesis-profile=soak --timeout=3600 -x -m "not system" $(ARGS)
 	@$(BIN)/python -m tests.system.faults
-	@if reason=$$(scripts/hosts-tree 2>&1 >/dev/null); then $(MAKE) test-ansible; else echo "no test-ansible: $$reason"; fi
+	@$(MAKE) test-hosts
 
 faults: ## Do each fault to real processes many times, and print what became of all calls (ARGS="kills --rounds 200")
 	@scripts/setup dev

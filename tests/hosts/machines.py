@@ -13,6 +13,8 @@ Each has an overlay of its own over one tree (`scripts/hosts-tree`), so what it 
 import contextlib
 import os
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -206,3 +208,17 @@ class Machines:
 
     def __getitem__(self, name: str) -> Machine:
         return self._all[name]
+
+
+def main() -> None:
+    """Boot one host and end it; exits with 1 and the reason where this machine cannot."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            with Machines(Path(directory), {"probe": "10.77.0.11"}):
+                pass
+        except (AssertionError, OSError) as error:
+            sys.exit(f"a host that was to try it did not boot: {error}")
+
+
+if __name__ == "__main__":
+    main()
