@@ -29,7 +29,7 @@ from mesh.core.records import (
     Status,
     Targets,
 )
-from mesh.core.stamps import depart
+from mesh.core.stamps import ASKING_APP, depart
 from mesh.core.vocabulary import CALL, CAST, DURABLE, RESUMED
 from mesh.errors import Overloaded, ProtocolError
 
@@ -143,7 +143,7 @@ class Calling(Struct):
             left_ms = round((pending.deadline - now) * 1000)
             request.timeout_ms = left_ms if left_ms > 0 else 1
             if request.trace is not None:
-                request.trace = depart(request.trace, 0, now)
+                request.trace = depart(request.trace, ASKING_APP, now)
             if not pending.first_on:
                 pending.first_on = connection
                 self.fresh.append(seq)

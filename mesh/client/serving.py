@@ -30,7 +30,7 @@ from mesh.core.records import (
     Unserve,
     Verdict,
 )
-from mesh.core.stamps import Stamp, arrive, depart, receive
+from mesh.core.stamps import SERVING_APP, Stamp, arrive, depart, receive
 from mesh.core.vocabulary import CALL, FANOUT
 
 __all__ = ["ANSWERS_BYTES", "IDS_MAX", "EndedCasts", "KnownCaller", "Service", "Serving", "Stage", "Work"]
@@ -53,9 +53,6 @@ FLOOR_PULL_S = 10.0
 RANGES_MAX = 4_096
 """Ranges in one record."""
 
-
-SERVING_PLACE = 3
-"""Where the serving app stands on a request's way: after the asking app, its agent and the serving agent."""
 
 GIVEN_UP = "its caller gave it up before it began"
 
@@ -158,7 +155,7 @@ class Serving(Struct):
         self.ids += 1
         self.in_hand += 1
         if request.trace is not None:
-            work.trace = arrive(request.trace, SERVING_PLACE, place, now)
+            work.trace = arrive(request.trace, SERVING_APP, place, now)
         if request.flags & Flag.PROBE and request.kind == CALL:
             self.begin(id, now)
             return None, self.answer(Reply(*id, b""), now)
@@ -188,7 +185,7 @@ class Serving(Struct):
             return self._end_unrun(id, work, Status.EXPIRED, "its time was over before a worker was free")
         work.stage = RUNNING
         if work.trace is not None:
-            work.trace = depart(work.trace, SERVING_PLACE, now)
+            work.trace = depart(work.trace, SERVING_APP, now)
         return True
 
     def _find(self, id: Id) -> Work | None:

@@ -63,7 +63,7 @@ from mesh.core.records import (
     Targets,
 )
 from mesh.core.records import Serving as Served
-from mesh.core.stamps import arrive, receive
+from mesh.core.stamps import ASKING_APP, arrive, receive
 from mesh.errors import ProtocolError, SessionClosed
 
 __all__ = ["Session"]
@@ -266,7 +266,7 @@ class Session(Struct):
         if not self._outstanding:
             self.connection.expect(now)
         if request.trace is not None:
-            request.trace = arrive([], 0, self.app, now)
+            request.trace = arrive([], ASKING_APP, self.app, now)
         return self.calling.submit(request, timeout_s, self.limits, now)
 
     def cancel(self, seq: int) -> bool:

@@ -32,7 +32,7 @@ from mesh.core.records import (
 from mesh.core.router import choose
 from mesh.core.sending import Sending
 from mesh.core.session import UNCHARGED, App, Outcome
-from mesh.core.stamps import arrive, receive
+from mesh.core.stamps import ITS_AGENT, arrive, receive
 from mesh.core.vocabulary import CALL, CAST, FANOUT, RESUMED
 from mesh.types import MessageId, TopicKey, name_problem
 
@@ -63,7 +63,7 @@ class Calling:
         request.node, request.session, request.namespace = self.context.node, app.session, app.namespace
         request.user = app.who.user or ""
         if request.trace is not None:
-            request.trace = arrive(request.trace, 1, self.context.node, now)
+            request.trace = arrive(request.trace, ITS_AGENT, self.context.node, now)
         if request.floor > app.floor:
             app.raise_floor(request.floor)
         key = (app.session, request.seq)

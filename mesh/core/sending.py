@@ -20,7 +20,7 @@ from mesh.core.outbox import ASKED, PLACED, QUEUED, WAITING, Entry, Key, TargetK
 from mesh.core.pool import Action
 from mesh.core.records import Reach, Request, Targets
 from mesh.core.session import App
-from mesh.core.stamps import depart
+from mesh.core.stamps import ITS_AGENT, depart
 from mesh.types import TopicKey
 
 __all__ = ["Sending"]
@@ -98,7 +98,7 @@ class Sending:
         left_ms = round((entry.deadline - now) * 1000)
         request.timeout_ms = left_ms if left_ms > 0 else 1
         if request.trace is not None:
-            request.trace = depart(request.trace, 1, now)
+            request.trace = depart(request.trace, ITS_AGENT, now)
         entry.place = PLACED
         if request.monitor_ms:
             entry.seen_at = now

@@ -31,7 +31,7 @@ from mesh.core.records import (
 )
 from mesh.core.records import Serving as Served
 from mesh.core.session import App
-from mesh.core.stamps import arrive, depart, receive
+from mesh.core.stamps import SERVING_AGENT, arrive, depart, receive
 from mesh.core.vocabulary import CAST, FANOUT
 from mesh.types import TopicKey
 
@@ -93,7 +93,7 @@ class Serving:
             return
         expires = now + request.timeout_ms / 1000 + EXPIRY_MARGIN_S
         if request.trace is not None:
-            request.trace = arrive(request.trace, 2, self.context.node, now)
+            request.trace = arrive(request.trace, SERVING_AGENT, self.context.node, now)
         handed = Handed(request, expires, held_bytes(request), target=request.target)
         if request.kind == FANOUT:
             self._offer_all(caller, handed, now)
@@ -233,7 +233,7 @@ class Serving:
         left_ms = round((handed.expires - EXPIRY_MARGIN_S - now) * 1000)
         request.timeout_ms = left_ms if left_ms > 0 else 1
         if request.trace is not None:
-            request.trace = depart(request.trace, 2, now)
+            request.trace = depart(request.trace, SERVING_AGENT, now)
         self.context.tell(app, request)
 
     def _is_queued(self, handed: Handed, app: App) -> bool:

@@ -13,13 +13,16 @@ own stamp; what remains is the way between the two, there and back.
 
 from collections.abc import Sequence
 
-__all__ = ["Stamp", "arrive", "depart", "receive"]
+__all__ = ["ASKING_APP", "ITS_AGENT", "SERVING_AGENT", "SERVING_APP", "Stamp", "arrive", "depart", "receive"]
 
 Stamp = tuple[str, int, int, int]
 
+ASKING_APP, ITS_AGENT, SERVING_AGENT, SERVING_APP = range(4)
+"""The places of a request's way, each the index of its stamp."""
+
 
 def arrive(stamps: Sequence[Stamp], nth: int, place: str, now: float) -> list[Stamp]:
-    """Return the stamps of a request that has come to the ``nth`` place of its way, counted from the asking app."""
+    """Return the stamps of a request that has come to the ``nth`` place of its way."""
     return [*stamps[:nth], (place, _micros(now), 0, 0)]
 
 
