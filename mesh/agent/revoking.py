@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import gevent
 import tenacity
 
+from mesh.agent.patience import patiently
 from mesh.config import WatcherOptions
 from mesh.errors import ConfigError
 from mesh.matchmaker.base import MatchmakerError
@@ -97,13 +98,7 @@ class Revoking:
 
     def _patiently(self, position: int) -> Told:
         """Ask until there is an answer, after a failure for what is there now."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(MatchmakerError),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=self.options.retry_max_s),
-            after=self._failed,
-            sleep=gevent.sleep,
-        )
-        for attempt in retrying:
+        for attempt in patiently(self.options.retry_max_s, self._failed, MatchmakerError):
             with attempt:
                 first = attempt.retry_state.attempt_number == 1
                 told = self.place.read(position if first else 0, self.options.watch_wait_s)

@@ -20,6 +20,7 @@ import tenacity
 from gevent.event import Event
 from msgspec import Struct
 
+from mesh.agent.patience import patiently
 from mesh.config import WatcherOptions
 from mesh.core.catalogue import AgentEntry, Health, Instance, Snapshot
 from mesh.matchmaker.base import Entry, Matchmaker, MatchmakerError
@@ -262,13 +263,7 @@ class Watcher:
 
     def _patiently(self, what: object, verb: Callable[[int], _Result]) -> _Result:
         """Do a matchmaker's verb, which gets the number of the try, until it succeeds; keep account of its failing."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Exception),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=self.options.retry_max_s),
-            after=lambda state: self._failed(what, state),
-            sleep=gevent.sleep,
-        )
-        for attempt in retrying:
+        for attempt in patiently(self.options.retry_max_s, partial(self._failed, what)):
             with attempt:
                 result = verb(attempt.retry_state.attempt_number)
         self.answered = True
