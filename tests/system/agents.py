@@ -25,7 +25,7 @@ from typing import Any
 from tests.agent.supervised import wait_until_gone
 from tests.system.raw_app import WITHIN_S, Echo, RawApp, Traffic
 
-__all__ = ["WITHIN_S", "Agent", "Fleet", "Sections", "toml", "until"]
+__all__ = ["WITHIN_S", "Agent", "Fleet", "Sections", "over_consul", "toml", "until"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +54,11 @@ def toml(sections: Sections) -> str:
             lines.append(f"[{section}]")
         lines += [f"{name} = {json.dumps(value)}" for name, value in options.items()]
     return "\n".join(lines) + "\n"
+
+
+def over_consul(address: str) -> dict[str, Any]:
+    """Return the sections of agents that meet in the Consul at this address."""
+    return {"matchmaker": {"kind": "consul"}, "matchmaker__consul": {"address": address}}
 
 
 class Agent:

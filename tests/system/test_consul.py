@@ -4,13 +4,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import mesh
 from tests.consul_server import ConsulServer
-from tests.system.agents import Agent, Fleet, until
+from tests.system.agents import Agent, Fleet, over_consul, until
 
 pytestmark = pytest.mark.system
 
@@ -28,8 +27,7 @@ def consul(tmp_path: Path) -> Iterator[ConsulServer]:
 
 @pytest.fixture
 def fleet(tmp_path: Path, consul: ConsulServer) -> Iterator[Fleet]:
-    sections: dict[str, Any] = {"matchmaker": {"kind": "consul"}, "matchmaker__consul": {"address": consul.address}}
-    with Fleet(tmp_path, **sections) as fleet:
+    with Fleet(tmp_path, **over_consul(consul.address)) as fleet:
         yield fleet
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.consul_server import ConsulServer
-from tests.system.agents import Agent, Fleet, until
+from tests.system.agents import Agent, Fleet, over_consul, until
 
 pytestmark = pytest.mark.system
 
@@ -23,7 +23,7 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     directory.mkdir()
     with (
         ConsulServer(directory) as server,
-        Fleet(tmp_path, matchmaker={"kind": "consul"}, matchmaker__consul={"address": server.address}) as fleet,
+        Fleet(tmp_path, **over_consul(server.address)) as fleet,
     ):
         yield fleet
 

@@ -18,7 +18,7 @@ from mesh.security import store
 from mesh.security.certificates import Revocations, sign
 from mesh.security.forms import write_line
 from tests.consul_server import ConsulServer, free_port
-from tests.system.agents import ROOT, Agent, Fleet, Note, until
+from tests.system.agents import ROOT, Agent, Fleet, Note, over_consul, until
 from tests.system.keyring import Keyring
 
 pytestmark = pytest.mark.system
@@ -43,8 +43,7 @@ def consul(tmp_path: Path) -> Iterator[ConsulServer]:
 
 @pytest.fixture
 def fleet(tmp_path: Path, consul: ConsulServer) -> Iterator[Fleet]:
-    sections: dict[str, Any] = {"matchmaker": {"kind": "consul"}, "matchmaker__consul": {"address": consul.address}}
-    with Fleet(tmp_path, **sections) as fleet:
+    with Fleet(tmp_path, **over_consul(consul.address)) as fleet:
         yield fleet
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.consul_server import ConsulServer
-from tests.system.agents import Agent, until
+from tests.system.agents import Agent, over_consul, until
 from tests.system.faults.stage import Result, Stage
 
 __all__ = ["consul_outages", "crowds", "full_disks", "no_descriptors"]
@@ -43,8 +43,7 @@ def consul_outages(directory: Path, seed: int, rounds: int) -> Result:
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         consul = stack.enter_context(ConsulServer(directory / "consul"))
-        sections: dict[str, Any] = {"matchmaker": {"kind": "consul"}, "matchmaker__consul": {"address": consul.address}}
-        stage = stack.enter_context(Stage(directory, seed, **sections))
+        stage = stack.enter_context(Stage(directory, seed, **over_consul(consul.address)))
         for number in range(rounds):
             is_wiped = number % 2
             stage.fault(f"Consul {'stopped and wiped' if is_wiped else 'stopped'} for {OUTAGE_S:g} s")
