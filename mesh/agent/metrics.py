@@ -49,6 +49,7 @@ def families(
     yield from _agent(status)
     yield from _requests(status)
     yield from _links(list(links))
+    yield _refused(status.get("refused", []))
     yield from _topics(list(topics))
     every = sorted(limits.items())
     used = [((name,), row["used"]) for name, row in every]
@@ -109,6 +110,13 @@ def _links(links: list[Report]) -> Iterator[Metric]:
     shown = sorted(links, key=lambda link: link["peer"])[:LABELS_MAX]
     measured = [((link["peer"],), link["rtt_ms"] / 1000) for link in shown if link["rtt_ms"] is not None]
     yield _gauge("link_rtt_seconds", "A link's last heartbeat, there and back.", ("peer",), measured)
+
+
+def _refused(refused: list[Report]) -> Metric:
+    """The latest connections that came to nothing, by whom they were with, as far as that is known, and the machine."""
+    latest = {(row["peer"], row["address"].rpartition(":")[0]): row["at"] for row in refused}
+    text = "When a connection was last refused, or did not get through its handshake; unix time."
+    return _gauge("connection_refused_timestamp_seconds", text, ("peer", "host"), sorted(latest.items()))
 
 
 def _topics(topics: list[Report]) -> Iterator[Metric]:

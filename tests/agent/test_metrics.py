@@ -62,6 +62,17 @@ def test_what_an_agent_reports_is_there() -> None:
     assert ("heartmesh_link_rtt_seconds", (("peer", "b"),)) in found
 
 
+def test_connections_that_came_to_nothing_are_there_by_machine() -> None:
+    world = busy()
+    refused = [("?", "10.0.0.9:5001", 100.0), ("b", "[::1]:7441", 150.0), ("?", "10.0.0.9:5002", 200.5)]
+    world.agents["a"].node.facts["refused"] = [
+        {"at": at, "peer": peer, "address": address, "why": "no key"} for peer, address, at in refused
+    ]
+    name = "heartmesh_connection_refused_timestamp_seconds"
+    found = {key[1]: value for key, value in read(expose(*reports(world, "a"))).items() if key[0] == name}
+    assert {(("host", "10.0.0.9"), ("peer", "?")): 200.5, (("host", "[::1]"), ("peer", "b")): 150.0} == found
+
+
 def test_everything_is_named_ours() -> None:
     assert {"heartmesh"} == {name.split("_")[0] for name, _ in read(expose(*reports(busy(), "a")))}
 

@@ -12,6 +12,7 @@ Options are those of the configuration file, by section. Every wait is for an ev
 """
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -170,6 +171,19 @@ class Agent:
         begun, used = time.monotonic(), self.cpu_s()
         time.sleep(seconds)
         return (self.cpu_s() - used) / (time.monotonic() - begun)
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Where its HTTP is."""
+        host, port = self.noted("supervisor_listening")[-1]["http"]
+        return host, port
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Ask its HTTP; return the status and the body."""
+        with contextlib.closing(http.client.HTTPConnection(*self.http_address, timeout=WITHIN_S)) as connection:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def descriptors(self) -> int:
         """Return how many sockets and files its reactor has open. Event loops are not counted: each thread of the hub's

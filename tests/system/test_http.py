@@ -1,6 +1,5 @@
 """Health, metrics and the fleet over HTTP, from real agents."""
 
-import http.client
 import json
 import socket
 import subprocess
@@ -27,31 +26,16 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
-def address(agent: Agent) -> tuple[str, int]:
-    host, port = agent.noted("supervisor_listening")[-1]["http"]
-    return host, port
-
-
-def get(agent: Agent, path: str, **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(*address(agent), timeout=WITHIN_S)
-    try:
-        connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
-
-
 def nodes(agent: Agent) -> dict[str, Any]:
-    return {node["node"]: node for node in json.loads(get(agent, "/topology.json")[1])["nodes"]}
+    return {node["node"]: node for node in json.loads(agent.get("/topology.json")[1])["nodes"]}
 
 
 def test_an_agent_is_healthy_ready_and_measured(fleet: Fleet) -> None:
     a = fleet.start("a")
-    assert (200, "ok\n") == get(a, "/healthz")
-    until(lambda: get(a, "/readyz") == (200, "ok\n"), "a is ready")
+    assert (200, "ok\n") == a.get("/healthz")
+    until(lambda: a.get("/readyz") == (200, "ok\n"), "a is ready")
     with a.echo(), a.traffic():
-        status, text = get(a, "/metrics")
+        status, text = a.get("/metrics")
     assert 200 == status
     assert 'heartmesh_requests_total{kind="call"}' in text
     assert 'heartmesh_limit_max{limit="http_connections_max"} 16.0' in text
@@ -93,19 +77,19 @@ def test_the_command_line_shows_the_whole_fleet_too(fleet: Fleet) -> None:
 
 def test_the_page_is_there_again_after_the_reactor_was_killed(fleet: Fleet) -> None:
     a = fleet.start("a")
-    before = address(a)
+    before = a.http_address
     a.kill_reactor()
-    assert (200, "ok\n") == get(a, "/healthz")
-    assert before == address(a)
+    assert (200, "ok\n") == a.get("/healthz")
+    assert before == a.http_address
 
 
 def test_slow_readers_cost_no_app_and_no_other_reader_anything(fleet: Fleet) -> None:
     a = fleet.start("a", http={"http_connections_max": 4, "http_request_s": 30})
     with a.echo(), a.traffic() as traffic:
-        flood = [socket.create_connection(address(a), timeout=WITHIN_S) for _ in range(200)]
+        flood = [socket.create_connection(a.http_address, timeout=WITHIN_S) for _ in range(200)]
         for connection in flood:
             connection.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
-        assert 200 == get(a, "/healthz")[0]
+        assert 200 == a.get("/healthz")[0]
         traffic.flows()
         assert [] == traffic.failures
         assert a.descriptors() < 100
@@ -117,8 +101,8 @@ def test_other_machines_need_the_token(fleet: Fleet, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN)
     a = fleet.start("a", http={"http_listen": "0.0.0.0:0", "http_token_file": str(token)})
-    assert 401 == get(a, "/healthz")[0]
-    assert 200 == get(a, "/healthz", Authorization=f"Bearer {TOKEN}")[0]
+    assert 401 == a.get("/healthz")[0]
+    assert 200 == a.get("/healthz", Authorization=f"Bearer {TOKEN}")[0]
 
 
 def test_an_agent_without_its_token_or_port_says_so_and_does_not_start(fleet: Fleet, tmp_path: Path) -> None:
@@ -133,7 +117,7 @@ def test_an_agent_without_its_token_or_port_says_so_and_does_not_start(fleet: Fl
 
 def test_a_draining_agent_is_not_ready(fleet: Fleet) -> None:
     a = fleet.start("a")
-    until(lambda: get(a, "/readyz")[0] == 200, "a is ready")
+    until(lambda: a.get("/readyz")[0] == 200, "a is ready")
     a.query("drain")
-    status, why = get(a, "/readyz")
+    status, why = a.get("/readyz")
     assert (503, "draining: 0 unfinished") == (status, why.splitlines()[0])

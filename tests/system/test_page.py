@@ -27,7 +27,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def address(agent: Agent) -> str:
-    host, port = agent.noted("supervisor_listening")[-1]["http"]
+    host, port = agent.http_address
     return f"http://{host}:{port}/"
 
 

@@ -131,7 +131,7 @@ def test_whoever_speaks_without_curve_does_not_get_in_nor_is_he_dialled(
 ) -> None:
     """``curve``: of the agent that dials."""
     plain, secured = {"curve": False}, keyring.enrol("dialler" if curve else "server")
-    dialler = fleet.start("dialler", security=secured if curve else plain)
+    dialler = fleet.start("dialler", security=secured if curve else plain, http={"http_listen": "127.0.0.1:0"})
     server = fleet.start("server", security=plain if curve else secured)
     with server.echo(), dialler.app() as app:
         app.request("echo", b"let me in", flags=int(Flag.WAIT))
@@ -139,6 +139,8 @@ def test_whoever_speaks_without_curve_does_not_get_in_nor_is_he_dialled(
         failed = until(lambda: dialler.query("status")["refused"], "the dial is in the status")
     assert "server" == failed[0]["peer"]
     assert f"127.0.0.1:{server.links[0][1]}" == failed[0]["address"]
+    metric = 'heartmesh_connection_refused_timestamp_seconds{host="127.0.0.1",peer="server"}'
+    assert metric in dialler.get("/metrics")[1]
     assert [] == server.query("links")
 
 
