@@ -6,6 +6,7 @@ take minutes none may begin last; what is marked `alone` waits until nothing els
 
 import os
 import shlex
+import signal
 import socket
 import time
 from collections.abc import Generator
@@ -26,6 +27,9 @@ settings.register_profile("soak", max_examples=5_000, stateful_step_count=200, d
 settings.load_profile("repeatable")
 
 os.environ.pop("COLUMNS", None)  # tables are as wide as in files, here and in what tests start; xdist sets a width
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as it is for whatever a script runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start inherits it
 
 SLOWER = ("io", "system")
 ALONE = "alone"

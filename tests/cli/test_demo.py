@@ -23,8 +23,7 @@ class Demo:
         text.write_text("to be or not to be\n" * 20)
         self.said = (directory / "said").open("w+b")
         self.process = subprocess.Popen(
-            # A terminal's programs take Ctrl-C; what runs in a script's background inherits that it is ignored.
-            ["env", "--default-signal=INT", sys.executable, "-m", "mesh.cli", "demo", *arguments, str(text)],
+            [sys.executable, "-m", "mesh.cli", "demo", *arguments, str(text)],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": str(directory), "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,
