@@ -68,10 +68,10 @@ faults: ## Do each fault to real processes many times, and print what became of 
 	@scripts/consul
 	@$(BIN)/python -m tests.system.faults $(ARGS)
 
-pictures: ## Make the pictures of Consul's UI in docs/images anew, with Chromium
+pictures: ## Make the pictures of Consul's UI and of the page in docs/images anew, with Chromium
 	@scripts/setup dev
 	@scripts/consul
-	@SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/system/test_consul_ui.py
+	@SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/system/test_consul_ui.py tests/system/test_page.py
 
 clean: ## Remove caches and build results; the environment stays
 	@rm -rf build dist *.egg-info .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -13,7 +13,7 @@ from tests.system.browser import browsing
 pytestmark = pytest.mark.system
 
 WIDE, NARROW = {"width": 1200, "height": 800}, {"width": 390, "height": 844}
-IMAGES = os.environ.get("MESH_IMAGES", "")
+IMAGES = os.environ.get("SCREENSHOTS", "")
 """Where the documentation's pictures are written; empty: nowhere."""
 
 expect.set_options(timeout=WITHIN_S * 1000)
